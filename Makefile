@@ -1,0 +1,72 @@
+# Every target sets up what it needs; nothing but Python 3.11 or later (with its venv module), make and a shell is assumed.
+# `make test PYTHON=python3.12` works in a virtual environment of its own (.venv-python3.12).
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+ifdef PYTHON
+VENV ?= .venv-$(notdir $(PYTHON))
+else
+VENV ?= .venv
+# The first interpreter that runs and is new enough (a shim may exist and not run).
+PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+endif
+BIN := $(VENV)/bin
+# Pip's own configuration is respected; a quiet pip leaves errors on the screen.
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	--constraint constraints/py$$($(BIN)/python -c 'import sys; print(*sys.version_info[:2], sep="")').txt
+# What the installed environment depends on; the stamps are compared with it.
+SETUP := pyproject.toml $(wildcard constraints/*.txt)
+
+.PHONY: help .venv demo test lint docs bench train constraints clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or later found; name one: make ... PYTHON=/path/to/python3" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# What a user installs: enough for the demo.
+$(VENV)/.stamp-run: $(BIN)/python $(SETUP)
+	@echo "installing ppl into $(VENV) (once; a few minutes)"
+	$(PIP_INSTALL) --editable .
+	@touch $@
+
+# The tools of development on top.
+$(VENV)/.stamp-dev: $(VENV)/.stamp-run
+	@echo "installing the tools for tests, linting and docs into $(VENV) (once)"
+	$(PIP_INSTALL) --editable '.[test,docs,lint]'
+	@touch $@
+
+.venv: $(VENV)/.stamp-dev  ## build the virtual environment alone, tools of development included
+
+demo: $(VENV)/.stamp-run  ## solve Game-of-24 puzzles with the bundled models (under three minutes)
+	$(BIN)/ppl solve game24 --out build/demo
+
+test: lint  ## every check: style, types, layers, tests, documentation
+	$(BIN)/python -m pytest
+	$(MAKE) --no-print-directory docs VENV=$(VENV)
+
+lint: $(VENV)/.stamp-dev  ## style, types and layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports --no-cache
+
+docs: $(VENV)/.stamp-dev  ## build the documentation into site/, strictly
+	$(BIN)/zensical build --strict --clean
+
+bench: $(VENV)/.stamp-dev  ## the particle filter beside its peers (they get environments of their own in build/)
+	$(BIN)/python tests/benchmarks/particle_filter.py
+
+train: $(VENV)/.stamp-run  ## train the bundled models again from their recipes (up to 90 minutes on two cores)
+	$(BIN)/python models/countdown/train.py
+	$(BIN)/python models/countdown-prm/train.py
+
+constraints:  ## pin the newest versions of everything for each supported Python found here
+	./constraints/make.sh
+
+clean:  ## remove what was built; virtual environments stay
+	rm -rf build dist site
