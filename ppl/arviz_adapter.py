@@ -1,0 +1,188 @@
+"""The one place that knows which ArviZ is installed.
+
+On Python 3.11 it is 0.23 with its `InferenceData`, from 3.12 on 1.x with `xarray.DataTree`. Both hold named groups of
+`xarray.Dataset`s and open the same netCDF files, so the data sets are built here, and only the container differs.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray
+from jaxtyping import Array, Float, Int, PyTree, Shaped
+
+with warnings.catch_warnings():
+    # 0.23 announces 1.x at every import; this module is our answer to it, and a user of ours can do nothing about it.
+    warnings.filterwarnings("ignore", message=r"\s*ArviZ is undergoing a major refactor", category=FutureWarning)
+    import arviz
+
+# ArviZ 0.x: its own container. 1.x: xarray's.
+_INFERENCE_DATA = getattr(arviz, "InferenceData", None)
+
+# ArviZ's own groups of draws: each variable starts with the axes (chain, draw).
+SAMPLED_GROUPS = frozenset(
+    {"posterior", "posterior_predictive", "predictions", "sample_stats", "log_likelihood", "prior", "prior_predictive"}
+)
+
+
+def from_dict(
+    groups: Mapping[str, Mapping[str, Shaped[np.ndarray | Array, "..."]]],
+    *,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    coords: Mapping[str, Sequence[Any] | np.ndarray] | None = None,
+    attrs: Mapping[str, str | int | float] | None = None,
+) -> Any:
+    """Arrays by group and name, as what the installed ArviZ works on.
+
+    **Arguments:**
+
+    - `groups`: `{group: {variable: array}}`. In `SAMPLED_GROUPS` an array's leading axes are (chain, draw).
+    - `dims`: names of a variable's axes (after chain and draw, in a group of draws). Unnamed: `<variable>_dim_<i>`.
+    - `coords`: labels along named axes, used in each group that has the axis.
+    - `attrs`: facts about the whole, such as the method's name.
+
+    **Returns:** `arviz.InferenceData` for ArviZ 0.x, `xarray.DataTree` for 1.x.
+
+    **Raises:** `ValueError` naming group and variable if axes are missing or the number of names does not fit.
+    """
+    dims, coords = dims or {}, coords or {}
+    datasets = {group: _dataset(group, variables, dims=dims, coords=coords) for group, variables in groups.items()}
+    return _container(datasets, attrs)
+
+
+def weighted_posterior(
+    particles: Mapping[str, Shaped[np.ndarray | Array, "chain particle ..."]],
+    log_weights: Float[np.ndarray | Array, "chain particle"],
+    indices: Int[np.ndarray | Array, "chain draw"],
+    *,
+    sample_stats: Mapping[str, Shaped[np.ndarray | Array, "..."]] | None = None,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    coords: Mapping[str, Sequence[Any] | np.ndarray] | None = None,
+    attrs: Mapping[str, str | int | float] | None = None,
+) -> Any:
+    """Weighted particles in a form that no ArviZ function misreads.
+
+    ArviZ has no place for weights and takes every draw for equal. So `posterior` holds equal-weight draws, those that
+    `indices` names (resampled by the weights, by the caller), and the particles themselves are kept beside it:
+
+    - `posterior`: draws `particles[chain, indices[chain, draw]]`, axes (chain, draw, ...);
+    - `weighted_posterior`: all particles, axes (chain, particle, ...);
+    - `sample_stats`: `log_weight` with axes (chain, particle), `particle_index` with axes (chain, draw), and whatever
+      `sample_stats` adds: any axes, the leading one `chain`, names of the others from `dims`.
+
+    A chain is one independent run of the particle method.
+
+    **Raises:** `ValueError` if an index lies outside the particles, or a name in `sample_stats` is taken.
+    """
+    log_weights, indices = np.asarray(log_weights), np.asarray(indices)
+    num_particles = log_weights.shape[1]
+    if indices.size and (indices.min() < 0 or indices.max() >= num_particles):
+        raise ValueError(
+            f"indices: must lie in [0, {num_particles}), the particles; got {indices.min()} to {indices.max()}"
+        )
+    extra = dict(sample_stats or {})
+    taken = {"log_weight", "particle_index"} & extra.keys()
+    if taken:
+        raise ValueError(f"sample_stats: the name {sorted(taken)[0]!r} is written by weighted_posterior itself")
+    dims, coords = dims or {}, coords or {}
+    whole = {name: np.asarray(value) for name, value in particles.items()}
+    chains = np.arange(len(indices))[:, None]
+    posterior = _dataset(
+        "posterior", {name: value[chains, indices] for name, value in whole.items()}, dims=dims, coords=coords
+    )
+    weighted = _dataset("weighted_posterior", whole, dims=dims, coords=coords, leading=("chain", "particle"))
+    statistics = _dataset("sample_stats", extra, dims=dims, coords=coords, leading=("chain",))
+    statistics["log_weight"] = (("chain", "particle"), log_weights)
+    statistics["particle_index"] = (("chain", "draw"), indices)
+    return _container({"posterior": posterior, "weighted_posterior": weighted, "sample_stats": statistics}, attrs)
+
+
+def named_leaves(tree: PyTree) -> dict[str, np.ndarray]:
+    """The array leaves of a particle state by path (`"x"`, `"inner.cache.0"`; a bare array is `"value"`).
+
+    Random keys, which netCDF cannot hold, are given as their raw numbers.
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    named = {}
+    for path, leaf in leaves:
+        name = jax.tree_util.keystr(path, simple=True, separator=".") or "value"
+        is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        named[name] = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+    return named
+
+
+def save_netcdf(data: Any, path: str | PathLike[str]) -> Path:
+    """Write what `from_dict` or `weighted_posterior` returned; `arviz.from_netcdf` of either line opens it.
+
+    An existing file is replaced, and only by a complete one: a run that is killed leaves no half of a file.
+    """
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.partial")
+    if _INFERENCE_DATA is not None:
+        data = _tree({group: data[group] for group in data.groups()}, data.attrs)
+    data.to_netcdf(partial, engine="h5netcdf")
+    partial.replace(path)
+    return path
+
+
+def load_netcdf(path: str | PathLike[str]) -> Any:
+    """Read a file of groups into memory; the file is closed again.
+
+    **Raises:** `FileNotFoundError`; `ValueError` naming the file if it is not netCDF.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with xarray.open_datatree(path, engine="h5netcdf") as tree:
+            tree.load()
+            datasets = {group: tree[group].to_dataset() for group in tree.children}
+            return _container(datasets, {str(name): value for name, value in tree.attrs.items()})
+    except OSError as error:  # what HDF5 raises on foreign or truncated bytes
+        raise ValueError(f"{path}: not a netCDF file: {error}") from error
+
+
+def _dataset(
+    group: str,
+    variables: Mapping[str, Shaped[np.ndarray | Array, "..."]],
+    *,
+    dims: Mapping[str, Sequence[str]],
+    coords: Mapping[str, Sequence[Any] | np.ndarray],
+    leading: tuple[str, ...] | None = None,
+) -> xarray.Dataset:
+    """One group: `leading` axes (by default chain and draw for ArviZ's groups of draws), then named ones."""
+    if leading is None:
+        leading = ("chain", "draw") if group in SAMPLED_GROUPS else ()
+    data = {}
+    for name, value in variables.items():
+        array = np.asarray(value)
+        if array.ndim < len(leading):
+            raise ValueError(f"{group}/{name}: the leading axes must be {leading}, got shape {array.shape}")
+        trailing = tuple(dims.get(name, (f"{name}_dim_{i}" for i in range(array.ndim - len(leading)))))
+        if len(trailing) != array.ndim - len(leading):
+            raise ValueError(
+                f"{group}/{name}: dims names {len(trailing)} axes {trailing}, "
+                f"but shape {array.shape} has {array.ndim - len(leading)} after {leading}"
+            )
+        data[name] = (leading + trailing, array)
+    dataset = xarray.Dataset(data)
+    known = {name: list(labels) for name, labels in coords.items() if name in dataset.dims}
+    counted = {name: np.arange(dataset.sizes[name]) for name in leading if name in dataset.dims}
+    return dataset.assign_coords(counted | known)
+
+
+def _container(datasets: Mapping[str, xarray.Dataset], attrs: Mapping[str, Any] | None) -> Any:
+    if _INFERENCE_DATA is not None:
+        return _INFERENCE_DATA(attrs=dict(attrs or {}), **datasets)
+    return _tree(datasets, attrs)
+
+
+def _tree(datasets: Mapping[str, xarray.Dataset], attrs: Mapping[str, Any] | None) -> xarray.DataTree:
+    tree = xarray.DataTree.from_dict({f"/{group}": dataset for group, dataset in datasets.items()})
+    tree.attrs.update(attrs or {})
+    return tree
