@@ -1,11 +1,13 @@
 # Every target sets up what it needs; nothing but Python 3.11 or later (with its venv module), make and a shell is assumed.
-# `make test PYTHON=python3.12` works in a virtual environment of its own (.venv-python3.12).
+# `make test PYTHON=python3.12` works in a virtual environment of its own (.venv-3.12).
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
 ifdef PYTHON
-VENV ?= .venv-$(notdir $(PYTHON))
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+$(if $(VERSION),,$(error $(PYTHON) does not run))
+VENV ?= .venv-$(VERSION)
 else
 VENV ?= .venv
 # The first interpreter that runs and is new enough (a shim may exist and not run).
@@ -31,13 +33,13 @@ $(BIN)/python:
 # What a user installs: enough for the demo.
 $(VENV)/.stamp-run: $(BIN)/python $(SETUP)
 	@echo "installing ppl into $(VENV) (once; a few minutes)"
-	$(PIP_INSTALL) --editable .
+	@$(PIP_INSTALL) --editable .
 	@touch $@
 
 # The tools of development on top.
 $(VENV)/.stamp-dev: $(VENV)/.stamp-run
 	@echo "installing the tools for tests, linting and docs into $(VENV) (once)"
-	$(PIP_INSTALL) --editable '.[test,docs,lint]'
+	@$(PIP_INSTALL) --editable '.[test,docs,lint]'
 	@touch $@
 
 .venv: $(VENV)/.stamp-dev  ## build the virtual environment alone, tools of development included
