@@ -10,7 +10,7 @@ os.environ["MPLBACKEND"] = "Agg"
 from jaxtyping import install_import_hook
 
 # Every annotation of `ppl`, array shapes and dtypes included, is checked on every call.
-install_import_hook("ppl", "beartype.beartype")
+install_import_hook("ppl", "typechecker.check")
 
 import hypothesis
 import jax
