@@ -21,8 +21,8 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=r"\s*ArviZ is undergoing a major refactor", category=FutureWarning)
     import arviz
 
-# ArviZ 0.x: its own container. 1.x: xarray's.
-_INFERENCE_DATA = getattr(arviz, "InferenceData", None)
+# ArviZ 0.x: its own container. 1.x: xarray's, and merely asking the module for the old name warns.
+_INFERENCE_DATA = vars(arviz).get("InferenceData")
 
 # ArviZ's own groups of draws: each variable starts with the axes (chain, draw).
 SAMPLED_GROUPS = frozenset(
