@@ -6,6 +6,8 @@ On Python 3.11 it is 0.23 with its `InferenceData`, from 3.12 on 1.x with `xarra
 
 import warnings
 from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,8 @@ import numpy as np
 import xarray
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
-with warnings.catch_warnings():
-    # 0.23 announces 1.x at every import; this module is our answer to it, and a user of ours can do nothing about it.
-    warnings.filterwarnings("ignore", message=r"\s*ArviZ is undergoing a major refactor", category=FutureWarning)
-    import arviz
-
-# ArviZ 0.x: its own container. 1.x: xarray's, and merely asking the module for the old name warns.
-_INFERENCE_DATA = vars(arviz).get("InferenceData")
+# Asked of the metadata: importing ArviZ takes seconds, and 1.x is not needed to build or read what it works on.
+_HAS_INFERENCE_DATA = int(version("arviz").split(".")[0]) < 1
 
 # ArviZ's own groups of draws: each variable starts with the axes (chain, draw).
 SAMPLED_GROUPS = frozenset(
@@ -123,7 +120,7 @@ def save_netcdf(data: Any, path: str | PathLike[str]) -> Path:
     """
     path = Path(path)
     partial = path.with_name(f"{path.name}.partial")
-    if _INFERENCE_DATA is not None:
+    if _HAS_INFERENCE_DATA:
         data = _tree({group: data[group] for group in data.groups()}, data.attrs)
     data.to_netcdf(partial, engine="h5netcdf")
     partial.replace(path)
@@ -177,9 +174,13 @@ def _dataset(
 
 
 def _container(datasets: Mapping[str, xarray.Dataset], attrs: Mapping[str, Any] | None) -> Any:
-    if _INFERENCE_DATA is not None:
-        return _INFERENCE_DATA(attrs=dict(attrs or {}), **datasets)
-    return _tree(datasets, attrs)
+    if not _HAS_INFERENCE_DATA:
+        return _tree(datasets, attrs)
+    with warnings.catch_warnings():
+        # 0.23 announces 1.x at every import; this module is our answer to it, and a user can do nothing about it.
+        warnings.filterwarnings("ignore", message=r"\s*ArviZ is undergoing a major refactor", category=FutureWarning)
+        arviz = import_module("arviz")
+    return arviz.InferenceData(attrs=dict(attrs or {}), **datasets)
 
 
 def _tree(datasets: Mapping[str, xarray.Dataset], attrs: Mapping[str, Any] | None) -> xarray.DataTree:
