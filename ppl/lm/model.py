@@ -1,0 +1,153 @@
+"""Language models and reward models as users hold them: weights, tokenizer and name, with jitted entry points."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+from tokenizers import Tokenizer
+
+from ppl.lm.bundled import model_folder
+from ppl.lm.checkpoint import load_folder
+from ppl.lm.config import DecoderConfig
+from ppl.lm.decoder import Decoder
+from ppl.lm.tokenizer import encode
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What a language model and a reward model share.
+
+    `graph` is the decoder's static part and `params` its arrays (`nnx.merge` joins them inside a jitted function);
+    `name` is the folder's name.
+    """
+
+    name: str
+    graph: nnx.GraphDef
+    params: nnx.State
+    tokenizer: Tokenizer
+    config: DecoderConfig
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a prompt: the start token, then `text`.
+
+        **Raises:** `ValueError` naming the first piece of `text` that the vocabulary lacks.
+        """
+        return [self.config.bos_token_id, *encode(self.tokenizer, text)]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of `tokens`, special tokens left out."""
+        return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
+
+    def token_id(self, text: str) -> int:
+        """The id of the one token that is `text`. **Raises:** `ValueError` if it is not one token."""
+        token = self.tokenizer.token_to_id(text)
+        if token is None:
+            raise ValueError(f"{text!r} is not one token of model {self.name!r}")
+        return token
+
+    def fingerprint(self) -> str:
+        """A hash of shape and weights: two models of one fingerprint compute the same."""
+        digest = hashlib.sha256(repr(self.config).encode())
+        for leaf in jax.tree.leaves(self.params):
+            digest.update(np.asarray(leaf).tobytes())
+        return f"{self.name}-{digest.hexdigest()[:16]}"
+
+    def pad(
+        self, prompts: Sequence[str], *, multiple: int = 8
+    ) -> tuple[Int[np.ndarray, "batch length"], Bool[np.ndarray, "batch length"]]:
+        """Prompts as ids padded on the right, and which are tokens; to a `multiple`, so that few lengths compile.
+
+        **Raises:** `ValueError` for a prompt that is longer than the model's context.
+        """
+        rows = [self.encode(prompt) for prompt in prompts]
+        longest = max((len(row) for row in rows), default=1)
+        if longest > self.config.max_position_embeddings:
+            raise ValueError(
+                f"a prompt has {longest} tokens, model {self.name!r} reads {self.config.max_position_embeddings}"
+            )
+        length = -(-longest // multiple) * multiple
+        ids = np.full((len(rows), length), self.config.pad_token_id, np.int32)
+        known = np.zeros(ids.shape, bool)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)], known[i, : len(row)] = row, True
+        return ids, known
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageModel(Model):
+    """A causal language model."""
+
+    def log_probs(
+        self, tokens: Int[Array, "batch length"] | Int[np.ndarray, "batch length"]
+    ) -> Float[Array, "batch length-1"]:
+        """Log probability of each next token given those before it, natural log, by one full forward pass.
+
+        **Arguments:** `tokens` [batch, length] ids in 0..vocab_size-1. **Raises:** `ValueError` for ids out of range.
+        """
+        ids = np.asarray(tokens)
+        if ids.size and not 0 <= ids.min() <= ids.max() < self.config.vocab_size:
+            raise ValueError(f"tokens must be in 0..{self.config.vocab_size - 1}, got {ids.min()}..{ids.max()}")
+        return _log_probs(self.graph, self.params, jnp.asarray(ids, jnp.int32))
+
+
+@dataclass(frozen=True, eq=False)
+class RewardModel(Model):
+    """A process reward model: the probability that a solution which begins like this ends up right."""
+
+    def score(self, prompts: Sequence[str], prefixes: Sequence[str]) -> Float[np.ndarray, " batch"]:
+        """P(right) of each prefix of a solution, in [0, 1]. A prefix ends with a whole step.
+
+        **Raises:** `ValueError` if the two lists differ in length, or a text has words that the model lacks.
+        """
+        if len(prompts) != len(prefixes):
+            raise ValueError(f"prompts and prefixes must pair up, got {len(prompts)} and {len(prefixes)}")
+        ids, known = self.pad([a + b for a, b in zip(prompts, prefixes, strict=True)])
+        return np.asarray(jax.nn.sigmoid(_last_score(self.graph, self.params, ids, known)))
+
+
+def load(path_or_name: str | Path) -> LanguageModel:
+    """A language model from a folder in Hugging Face layout, or a bundled one by name (`"countdown"`).
+
+    **Raises:** `ValueError` naming the file that is missing or broken, and the known names.
+    """
+    folder = model_folder(path_or_name)
+    decoder, tokenizer = load_folder(folder)
+    if decoder.config.num_labels:
+        raise ValueError(f"{folder} is a reward model; ppl.lm.load_reward loads it")
+    return LanguageModel(folder.name, *nnx.split(decoder), tokenizer, decoder.config)
+
+
+def load_reward(path_or_name: str | Path) -> RewardModel:
+    """A reward model from a folder, or a bundled one by name (`"countdown-prm"`). **Raises:** as `load`."""
+    folder = model_folder(path_or_name)
+    decoder, tokenizer = load_folder(folder)
+    if decoder.config.num_labels != 1:
+        raise ValueError(f"{folder} is not a reward model with one label (num_labels={decoder.config.num_labels})")
+    return RewardModel(folder.name, *nnx.split(decoder), tokenizer, decoder.config)
+
+
+@partial(jax.jit, static_argnums=0)
+def _log_probs(
+    graph: nnx.GraphDef, params: nnx.State, tokens: Int[Array, "batch length"]
+) -> Float[Array, "batch length-1"]:
+    decoder: Decoder = nnx.merge(graph, params)
+    hidden, _ = decoder.hidden(tokens[:, :-1], jnp.ones(tokens[:, :-1].shape, bool))
+    log_probs = jax.nn.log_softmax(decoder.logits(hidden))
+    return jnp.take_along_axis(log_probs, tokens[:, 1:, None], axis=-1)[..., 0]
+
+
+@partial(jax.jit, static_argnums=0)
+def _last_score(
+    graph: nnx.GraphDef, params: nnx.State, tokens: Int[Array, "batch length"], known: Bool[Array, "batch length"]
+) -> Float[Array, " batch"]:
+    decoder: Decoder = nnx.merge(graph, params)
+    hidden, _ = decoder.hidden(tokens, known)
+    last = jnp.sum(known, axis=1) - 1
+    return decoder.scores(jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0])[:, 0]
