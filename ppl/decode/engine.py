@@ -1,0 +1,187 @@
+"""Runs the particle system of `ppl.decode.particles` over many prompts: compiled once per shape, problems as `vmap`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from ppl.cost import Ledger
+from ppl.decode.particles import Plan, Solutions, solution_model
+from ppl.decode.targets import TARGETS, target_named
+from ppl.lm import LanguageModel, RewardModel
+from ppl.smc import Policy
+from ppl.smc.driver import filter as particle_filter
+
+ROWS_PER_BATCH = 1024  # rows (problems x particles) in one compiled call: bounds memory, and serves the caches of a CPU
+
+
+class Decoded(NamedTuple):
+    """Solutions of several prompts, as NumPy arrays: problems first, particles second.
+
+    `texts`: [problems][n]; `log_weights` [problems, n] with log mean exp 0; `reward` [problems, n]: P(right) of the
+    whole text by the reward model, NaN without one; `reward_trace` [problems, n, max_steps]; `log_evidence` and its
+    standard error [problems]; `ess` [problems, max_steps]; `resampled` [problems, max_steps - 1]; `finished`: did the
+    text end by itself; `cost`: a Ledger of arrays [problems].
+    """
+
+    texts: list[list[str]]
+    generated: Int[np.ndarray, "problems n"]
+    steps: Int[np.ndarray, "problems n"]
+    finished: Bool[np.ndarray, "problems n"]
+    log_prob: Float[np.ndarray, "problems n"]
+    log_proposal: Float[np.ndarray, "problems n"]
+    reward: Float[np.ndarray, "problems n"]
+    reward_trace: Float[np.ndarray, "problems n max_steps"]
+    log_weights: Float[np.ndarray, "problems n"]
+    log_evidence: Float[np.ndarray, " problems"]
+    log_evidence_se: Float[np.ndarray, " problems"]
+    ess: Float[np.ndarray, "problems max_steps"]
+    resampled: Bool[np.ndarray, "problems steps"]
+    cost: Ledger
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a decoding run is besides its models and prompts.
+
+    `num_particles` per prompt; `target` a name of `ppl.decode.targets`, or None for plain sampling; `reward_steps`:
+    read the reward after every step (True, what a target needs) or once at the end; `temperature` > 0.
+
+    **Raises:** `ValueError` naming the setting that is out of range.
+    """
+
+    num_particles: int
+    max_steps: int
+    max_step_tokens: int
+    delimiter: str | None = "\n"
+    target: str | None = None
+    temperature: float = 1.0
+    policy: Policy = Policy()
+
+    def __post_init__(self) -> None:
+        for name in ("num_particles", "max_steps", "max_step_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}")
+        if self.target is not None:
+            target_named(self.target)
+
+
+def decode(
+    lm: LanguageModel,
+    reward: RewardModel | None,
+    prompts: Sequence[str],
+    keys: Key[Array, " problems"],
+    settings: Settings,
+) -> Decoded:
+    """Write `settings.num_particles` solutions to each prompt: a particle filter, or plain sampling without a target.
+
+    With a `reward` and a target the reward model reads every step; with a `reward` alone it reads the finished texts.
+
+    **Arguments:** `keys` [problems]: one typed key a prompt, so that a prompt's result does not hang on its neighbours.
+    **Raises:** `ValueError` if a target comes without a reward model, the two models' vocabularies differ, or a text
+    would be longer than a model's context.
+    """
+    plan = _plan(lm, reward, prompts, settings)
+    per_call = max(1, ROWS_PER_BATCH // settings.num_particles)
+    ids, known = lm.pad(prompts)
+    parts = []
+    for start in range(0, len(prompts), per_call):
+        # The last batch is filled up with its own first prompt, so that only one shape compiles.
+        chosen = np.arange(start, start + min(per_call, len(prompts)))
+        chosen[chosen >= len(prompts)] = start
+        out = _decode_batch(
+            lm.graph, lm.params, None if reward is None else reward.graph, None if reward is None else reward.params,
+            jnp.asarray(ids[chosen]), jnp.asarray(known[chosen]), keys[chosen], jnp.float32(settings.temperature),
+            settings.num_particles, settings.target, settings.policy, plan,
+        )  # fmt: skip
+        parts.append(jax.tree.map(np.asarray, out))
+    tokens, written, fields, cost = jax.tree.map(lambda *xs: np.concatenate(xs)[: len(prompts)], *parts)
+    texts = [
+        [lm.decode(row[mask].tolist()) for row, mask in zip(rows, masks, strict=True)]
+        for rows, masks in zip(tokens, written, strict=True)
+    ]
+    if not np.isfinite(fields["log_evidence"]).all() and np.isnan(fields["log_evidence"]).any():
+        bad = int(np.flatnonzero(np.isnan(fields["log_evidence"]))[0])
+        raise ValueError(f"a log potential is NaN for prompt {bad} ({prompts[bad]!r}): the models' weights are damaged")
+    return Decoded(texts=texts, cost=cost, **fields)
+
+
+@eqx.filter_jit
+def _decode_batch(
+    lm_graph: nnx.GraphDef,
+    lm_params: nnx.State,
+    reward_graph: nnx.GraphDef | None,
+    reward_params: nnx.State | None,
+    prompts: Int[Array, "problems length"],
+    known: Bool[Array, "problems length"],
+    keys: Key[Array, " problems"],
+    temperature: Float[Array, ""],
+    num_particles: int,
+    target_name: str | None,
+    policy: Policy,
+    plan: Plan,
+) -> tuple[Int[Array, "problems n slots"], Bool[Array, "problems n slots"], dict[str, Array], Ledger]:
+    lm = nnx.merge(lm_graph, lm_params)
+    reward = None if reward_graph is None else nnx.merge(reward_graph, reward_params)
+    target = None if target_name is None else TARGETS[target_name]
+    each_step = reward if target is not None else None
+
+    def one_problem(prompt, known, key):
+        model = solution_model(lm, each_step, target, prompt, known, temperature, plan)
+        run = particle_filter(
+            key, model, None, num_particles, policy, num_steps=plan.max_steps - 1, ancestors=False, throw=False
+        )
+        end: Solutions = run.particles
+        spent, trace = jax.tree.map(lambda x: x[0], end.spent), jax.nn.sigmoid(end.log_odds)
+        if reward is None:
+            final = jnp.full(num_particles, jnp.nan)
+        elif end.scored is not None:
+            final = jax.nn.sigmoid(end.scored.log_odds)
+        else:
+            final, spent = _read_whole(reward, prompt, known, end, spent)
+        fields = {
+            "generated": jnp.sum(end.written, axis=1, dtype=jnp.int32), "steps": end.steps,
+            "finished": end.writing.finished, "log_prob": end.log_prob, "log_proposal": end.log_proposal,
+            "reward": final, "reward_trace": trace, "log_weights": run.log_weights,
+            "log_evidence": run.log_evidence, "log_evidence_se": run.log_evidence_se, "ess": run.ess,
+            "resampled": run.resampled,
+        }  # fmt: skip
+        return end.tokens, end.written, fields, spent
+
+    return jax.vmap(one_problem)(prompts, known, keys)
+
+
+def _read_whole(reward, prompt, known, end, spent):
+    """P(right) of finished texts, each read at once, and the ledger with that reading."""
+    n = end.tokens.shape[0]
+    rows = jnp.concatenate([jnp.broadcast_to(prompt, (n, prompt.shape[0])), end.tokens], axis=1)
+    valid = jnp.concatenate([jnp.broadcast_to(known, (n, known.shape[0])), end.written], axis=1)
+    hidden, _ = reward.hidden(rows, valid)
+    last = jnp.max(jnp.where(valid, jnp.arange(valid.shape[1]), 0), axis=1)
+    newest = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+    read = Ledger(0, 0, n, jnp.sum(valid, dtype=jnp.int32), 0.0)
+    return jax.nn.sigmoid(reward.scores(newest)[:, 0]), spent + read
+
+
+def _plan(lm: LanguageModel, reward: RewardModel | None, prompts: Sequence[str], settings: Settings) -> Plan:
+    if settings.target is not None and reward is None:
+        raise ValueError(f"target {settings.target!r} needs a reward model, got None")
+    if reward is not None and reward.tokenizer.get_vocab() != lm.tokenizer.get_vocab():
+        raise ValueError(f"reward model {reward.name!r} and language model {lm.name!r} have different vocabularies")
+    if not prompts:
+        raise ValueError("prompts: at least one is needed, got none")
+    delimiter = None if settings.delimiter is None else lm.token_id(settings.delimiter)
+    plan = Plan(settings.max_steps, settings.max_step_tokens, delimiter, lm.config.eos_token_id)
+    longest = lm.pad(prompts)[0].shape[1] + plan.slots
+    limit = min(model.config.max_position_embeddings for model in (lm, reward) if model is not None)
+    if longest > limit:
+        raise ValueError(f"prompt and {plan.max_steps} steps take up to {longest} tokens, the models read {limit}")
+    return plan

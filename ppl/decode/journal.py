@@ -1,0 +1,94 @@
+"""The journal of a decoding job: one line a problem, written as it is solved, so that a killed job can go on.
+
+The first line says what the job is. A line cut off by a kill is the last one, and is dropped; anything else that does
+not read as a line of this job is an error, and nothing is overwritten.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ppl.decode.results import ANSWER_COLUMNS, Decoding
+from ppl.records import Records
+
+NAME, FORMAT = "journal.jsonl", 1
+
+
+class Journal:
+    """The journal in folder `out` of the job that `job` describes (a flat mapping of JSON values).
+
+    **Raises:** `ValueError` naming the file, and what differs, if `out` holds another job's journal, an unreadable
+    one, or results without a journal; the folder is left as it was.
+    """
+
+    def __init__(self, out: Path, job: dict[str, Any], *, results: tuple[str, ...] = ()):
+        self.path = out / NAME
+        self.done: dict[int, Decoding] = {}
+        if out.exists() and not out.is_dir():
+            raise ValueError(f"{out}: is a file; --out must name a folder")
+        if self.path.exists():
+            end = self._read(job)
+            os.truncate(self.path, end)
+            return
+        orphans = [name for name in results if (out / name).exists()]
+        if orphans:
+            raise ValueError(f"{out / orphans[0]}: a result without a {NAME}; choose another folder or move it away")
+        out.mkdir(parents=True, exist_ok=True)
+        self._append([json.dumps({"ppl_journal": FORMAT, "job": job})])
+
+    def write(self, results: dict[int, Decoding]) -> None:
+        """Append problems by their place, and have them on disk before going on."""
+        self._append([json.dumps({"index": index, **_dump(one)}) for index, one in results.items()])
+        self.done |= results
+
+    def _append(self, lines: list[str]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("".join(line + "\n" for line in lines))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _read(self, job: dict[str, Any]) -> int:
+        """Fill `done`; returns the length in bytes of what is whole."""
+        try:
+            *whole, _torn = self.path.read_bytes().decode().split("\n")
+            header = json.loads(whole[0]) if whole else {}
+        except (UnicodeDecodeError, json.JSONDecodeError, OSError) as error:
+            raise ValueError(f"{self.path}: not a journal of ppl ({error}); choose another folder") from None
+        if not isinstance(header, dict) or header.get("ppl_journal") != FORMAT:
+            raise ValueError(f"{self.path}: not a journal of ppl, format {FORMAT}; choose another folder")
+        theirs = header["job"]
+        for name in dict.fromkeys([*job, *theirs]):
+            if job.get(name) != theirs.get(name):
+                raise ValueError(
+                    f"{self.path}: belongs to another job: its {name} is {theirs.get(name)!r}, this one's "
+                    f"{job.get(name)!r}; choose another folder"
+                )
+        for number, line in enumerate(whole[1:], start=2):
+            try:
+                entry = json.loads(line)
+                self.done[entry.pop("index")] = _parse(entry)
+            except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"{self.path}, line {number}: damaged ({error}); choose another folder") from None
+        return sum(len(line.encode()) + 1 for line in whole)
+
+
+def _dump(one: Decoding) -> dict[str, Any]:
+    return {
+        "records": list(one.records.rows()),
+        # Column by column as objects: NaN and None are different things here, and both must come back.
+        "answers": [list(row) for row in one.answers.astype(object).itertuples(index=False)],
+        "ess": {name: values.tolist() for name, values in one.ess.items()},
+    }
+
+
+def _parse(entry: dict[str, Any]) -> Decoding:
+    answers = pd.DataFrame(entry["answers"], columns=list(ANSWER_COLUMNS))
+    return Decoding(
+        Records.from_rows(entry["records"]),
+        answers,
+        {name: np.asarray(values) for name, values in entry["ess"].items()},
+    )

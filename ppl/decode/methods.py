@@ -1,0 +1,219 @@
+"""The decoding methods by name, and how several of them run on the same problems.
+
+A method is a source of weighted solutions (plain samples, or a particle filter with a named target) and a selector.
+Methods with the same source share its solutions, so that selectors are compared on the same attempts; each still
+states the cost that it would have by itself.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pandas as pd
+from jaxtyping import Array, Key
+
+from ppl.decode import selectors
+from ppl.decode.engine import Decoded, Settings, decode
+from ppl.decode.results import ANSWER_COLUMNS, Decoding
+from ppl.decode.selectors import Selector
+from ppl.decode.targets import TARGETS
+from ppl.keys import as_key
+from ppl.lm import LanguageModel, RewardModel
+from ppl.records import Records
+from ppl.smc import Policy
+from ppl.tasks import Problem, Task
+
+
+class Method(NamedTuple):
+    """`target` names the particle filter's target (None: plain samples); `reads_reward`: does it need a reward model;
+    `draws_one`: it answers with one attempt, and the others only serve to estimate how often that is right."""
+
+    select: Selector
+    target: str | None
+    reads_reward: bool
+    draws_one: bool = False
+
+
+METHODS: dict[str, Method] = {
+    "sample": Method(selectors.first, None, False, draws_one=True),
+    "majority": Method(selectors.majority, None, False),
+    "best_of_n": Method(selectors.best_of_n, None, True),
+    "weighted_best_of_n": Method(selectors.weighted_best_of_n, None, True),
+    "particle_filter": Method(selectors.weighted_particles, "final_reward", True),
+    "particle_filter_product": Method(selectors.weighted_particles, "product", True),
+    "particle_filter_odds": Method(selectors.weighted_particles, "odds", True),
+}
+
+
+class Options(NamedTuple):
+    """How every method of a run decodes: `budget` solutions a problem, the sampling temperature, when and how to
+    resample, and the cut into steps for prompts that come without a task."""
+
+    budget: int = 32
+    temperature: float = 1.0
+    policy: Policy = Policy()
+    delimiter: str | None = "\n"
+    max_steps: int = 16
+    max_step_tokens: int = 32
+
+
+DEFAULTS = Options()
+
+
+def methods_named(names: Sequence[str]) -> dict[str, Method]:
+    """The methods of those names. **Raises:** `ValueError` if one is unknown (listing those known), or none is named."""
+    unknown = [name for name in names if name not in METHODS]
+    if unknown:
+        raise ValueError(f"method {unknown[0]!r} is not known; known are {', '.join(METHODS)}")
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"methods must be one or more names, each once, got {list(names)}")
+    return {name: METHODS[name] for name in names}
+
+
+def run_methods(
+    lm: LanguageModel,
+    reward: RewardModel | None,
+    task_or_prompts: Task | Sequence[Problem] | Sequence[str],
+    key: int | Key[Array, ""],
+    methods: Sequence[str],
+    *,
+    options: Options = DEFAULTS,
+    task: Task | None = None,
+    num_problems: int = 100,
+    seed: int = 0,
+) -> Decoding:
+    """Run several methods on the same problems at the same budget.
+
+    **Arguments:**
+
+    - `task_or_prompts`: a task (its first `num_problems` problems are taken), problems of `task`, or bare prompts,
+      which nothing verifies;
+    - `key`: each problem's key is folded from it and the problem's place, so a problem's result does not depend on
+      the number of problems;
+    - `seed`: what the records say about the key.
+
+    **Raises:** `ValueError` for a budget below 1, unknown methods, or a method that lacks its reward model.
+    """
+    chosen = methods_named(methods)
+    if options.budget < 1:
+        raise ValueError(f"budget must be at least 1 solution a problem, got {options.budget}")
+    if reward is None and any(method.reads_reward for method in chosen.values()):
+        lacking = next(name for name, method in chosen.items() if method.reads_reward)
+        raise ValueError(f"method {lacking!r} needs a reward model, got None")
+    if isinstance(task_or_prompts, Task):
+        task, problems = task_or_prompts, list(task_or_prompts.problems(num_problems))
+    else:
+        problems = [Problem(str(i), p) if isinstance(p, str) else p for i, p in enumerate(task_or_prompts)]
+    keys = jax.vmap(lambda i: jax.random.fold_in(as_key(key), i))(np.arange(len(problems)))
+    return decode_problems(lm, reward, task, problems, keys, chosen, options, seed=seed)
+
+
+def decode_problems(
+    lm: LanguageModel,
+    reward: RewardModel | None,
+    task: Task | None,
+    problems: Sequence[Problem],
+    keys: Key[Array, " problems"],
+    chosen: dict[str, Method],
+    options: Options,
+    *,
+    seed: int,
+) -> Decoding:
+    """Run methods on problems with one key each: what `run_methods` and the resumable job share."""
+    records, answers, ess = [], [], {}
+    prompts = [problem.prompt for problem in problems]
+    for target in dict.fromkeys(method.target for method in chosen.values()):
+        users = {name: method for name, method in chosen.items() if method.target == target}
+        reads = any(method.reads_reward for method in users.values())
+        settings = Settings(
+            options.budget, **_cut(task, options), target=target, temperature=options.temperature, policy=options.policy
+        )
+        started = time.perf_counter()
+        # By the target's place in the registry: what a method draws does not hang on which others run beside it.
+        place = 0 if target is None else 1 + list(TARGETS).index(target)
+        source_keys = jax.vmap(lambda k, place=place: jax.random.fold_in(k, place))(keys)
+        out = decode(lm, reward if reads else None, prompts, source_keys, settings)
+        seconds = (time.perf_counter() - started) / len(problems)
+        # Attempts that several methods read are written once, under the first of them.
+        first_user = next(iter(users))
+        for i, problem in enumerate(problems):
+            attempts = _attempts(task, problem, out, i, method=first_user, seed=seed)
+            records.append(attempts)
+            for name, method in users.items():
+                answers.append(_answer(name, method, task, problem, attempts, out, i, seconds, seed))
+        if target is not None:
+            for name in users:
+                ess[name] = np.asarray(out.ess, dtype=float)
+    frame = pd.DataFrame(answers, columns=list(ANSWER_COLUMNS))
+    order = {name: place for place, name in enumerate(chosen)}
+    frame = frame.sort_values("method", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+    return Decoding(Records.concat(records), frame, ess)
+
+
+def _cut(task: Task | None, options: Options) -> dict:
+    source = options if task is None else task
+    delimiter = options.delimiter if task is None else task.step_delimiter
+    return {"max_steps": source.max_steps, "max_step_tokens": source.max_step_tokens, "delimiter": delimiter}
+
+
+def _attempts(task: Task | None, problem: Problem, out: Decoded, i: int, *, method: str, seed: int) -> Records:
+    texts, num = out.texts[i], len(out.texts[i])
+    prompt_tokens = int(np.asarray(out.cost.prompt_tokens)[i])
+    return Records(
+        pd.DataFrame(
+            {
+                "problem": problem.id,
+                "sample": np.arange(num),
+                "method": method,
+                "prompt": problem.prompt,
+                "text": texts,
+                "answer": pd.array([None if task is None else task.answer(problem, text) for text in texts], "string"),
+                "correct": pd.array(
+                    [None if task is None else task.verify(problem, text) for text in texts], "boolean"
+                ),
+                "reward": out.reward[i].astype(float),
+                "log_weight": out.log_weights[i].astype(float),
+                "log_prob": out.log_prob[i].astype(float),
+                "log_proposal": out.log_proposal[i].astype(float),
+                "prompt_tokens": prompt_tokens,
+                "generated_tokens": out.generated[i].astype(int),
+                "seed": seed,
+                "steps": out.steps[i].astype(int),
+            }
+        )
+    )
+
+
+def _answer(
+    name: str,
+    method: Method,
+    task: Task | None,
+    problem: Problem,
+    attempts: Records,
+    out: Decoded,
+    i: int,
+    seconds: float,
+    seed: int,
+) -> tuple:
+    choice = method.select(attempts, single_answer=task is not None and task.numeric_answers)
+    frame, num = attempts.frame, len(attempts)
+    if task is None:
+        correct = np.nan
+    elif method.draws_one:
+        correct = float(frame.correct.mean())
+    else:
+        correct = float(choice.row is not None and bool(frame.correct.iloc[choice.row]))
+    weighs = method.target is not None
+    cost, share = out.cost, (1 / num if method.draws_one else 1.0)
+    at = lambda counts: float(np.asarray(counts)[i])  # noqa: E731
+    return (
+        problem.id, name, seed, choice.answer, correct, choice.probability,
+        at(out.log_evidence) if weighs else np.nan, at(out.log_evidence_se) if weighs else np.nan,
+        float(np.mean(out.ess[i])) if weighs else np.nan,
+        at(cost.generated_tokens) * share, at(cost.prompt_tokens),
+        at(cost.reward_calls) if method.reads_reward else 0.0,
+        at(cost.reward_tokens) if method.reads_reward else 0.0,
+        seconds * share,
+    )  # fmt: skip
