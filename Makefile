@@ -39,7 +39,7 @@ $(VENV)/.stamp-run: $(BIN)/python $(SETUP)
 # The tools of development on top.
 $(VENV)/.stamp-dev: $(VENV)/.stamp-run
 	@echo "installing the tools for tests, linting and docs into $(VENV) (once)"
-	@$(PIP_INSTALL) --editable '.[test,docs,lint]'
+	@$(PIP_INSTALL) --editable '.[test,docs,lint,train]'
 	@touch $@
 
 .venv: $(VENV)/.stamp-dev  ## build the virtual environment alone, tools of development included
@@ -63,7 +63,7 @@ docs: $(VENV)/.stamp-dev  ## build the documentation into site/, strictly
 bench: $(VENV)/.stamp-dev  ## the particle filter beside its peers (they get environments of their own in build/)
 	$(BIN)/python tests/benchmarks/particle_filter.py
 
-train: $(VENV)/.stamp-run  ## train the bundled models again from their recipes (up to 90 minutes on two cores)
+train: $(VENV)/.stamp-dev  ## train the bundled models again from their recipes (up to 90 minutes on two cores)
 	$(BIN)/python models/countdown/train.py
 	$(BIN)/python models/countdown-prm/train.py
 

@@ -1,0 +1,61 @@
+"""Every code block of the documentation and of the README runs, every example runs, every part has its API page."""
+
+import pkgutil
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+import ppl
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
+BLOCK = re.compile(r"^```python[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def blocks(page):
+    """The page's Python, each block moved to its own line numbers, so that a failure points into the page."""
+    text = page.read_text(encoding="utf-8")
+    return ["\n" * text[: match.start(1)].count("\n") + match.group(1) for match in BLOCK.finditer(text)]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "__main__"}
+    for block in blocks(page):  # in order and in one namespace, as a reader would type them
+        exec(compile(block, str(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize("script", EXAMPLES, ids=lambda script: script.name)
+def test_an_example_runs(script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [str(script)])
+    runpy.run_path(str(script), run_name="__main__")
+
+
+def test_code_blocks_are_found():
+    text = "a\n```python\nx = 1\n```\nb\n```text\nno\n```\n```python\ny = x\n```\n"
+    assert [match.group(1) for match in BLOCK.finditer(text)] == ["x = 1\n", "y = x\n"]
+
+
+def test_every_part_has_its_api_page():
+    shown = set()
+    for page in (ROOT / "docs" / "api").glob("*.md"):
+        shown |= set(re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE))
+    assert shown == {f"ppl.{module.name}" for module in pkgutil.iter_modules(ppl.__path__)}
+
+
+def test_every_page_is_in_the_navigation():
+    config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = set(re.findall(r": (\S+\.md)$", config, re.MULTILINE))
+    assert listed == {str(page.relative_to(ROOT / "docs")) for page in PAGES if page.name != "README.md"}
+
+
+def test_links_of_the_readme_lead_somewhere():
+    # The strict build checks those of the pages; it does not see the README.
+    links = re.findall(r"\]\((?!https?:)([^)#\s]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
