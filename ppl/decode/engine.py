@@ -18,7 +18,7 @@ from ppl.lm import LanguageModel, RewardModel
 from ppl.smc import Policy
 from ppl.smc.driver import filter as particle_filter
 
-ROWS_PER_BATCH = 1024  # rows (problems x particles) in one compiled call: bounds memory, and serves the caches of a CPU
+ROWS_PER_BATCH = 512  # rows (problems x particles) in one compiled call: bounds memory, and is how often a job journals
 
 
 class Decoded(NamedTuple):

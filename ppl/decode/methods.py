@@ -63,7 +63,10 @@ DEFAULTS = Options()
 
 
 def methods_named(names: Sequence[str]) -> dict[str, Method]:
-    """The methods of those names. **Raises:** `ValueError` if one is unknown (listing those known), or none is named."""
+    """The methods of those names.
+
+    **Raises:** `ValueError` if one is unknown (listing those known) or named twice, or none is named.
+    """
     unknown = [name for name in names if name not in METHODS]
     if unknown:
         raise ValueError(f"method {unknown[0]!r} is not known; known are {', '.join(METHODS)}")
