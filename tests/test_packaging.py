@@ -23,13 +23,14 @@ LOADED_BY_OTHERS = {"h5netcdf", "h5py"}
 def imported(source):
     """Top-level names of the modules that a source file imports, those imported by name included."""
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module.split(".")[0]
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", None) == "import_module":
-            if isinstance(node.args[0], ast.Constant):  # else a part of ppl, by its computed name
-                yield node.args[0].value.split(".")[0]
+        match node:
+            case ast.Import(names=names):
+                yield from (alias.name.split(".")[0] for alias in names)
+            case ast.ImportFrom(module=str(module), level=0):
+                yield module.split(".")[0]
+            # A computed name is that of a part of ppl.
+            case ast.Call(func=ast.Name(id="import_module"), args=[ast.Constant(value=module)]):
+                yield module.split(".")[0]
 
 
 def test_the_package_depends_on_what_it_imports_and_on_nothing_else():
