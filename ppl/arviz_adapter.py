@@ -18,6 +18,8 @@ import numpy as np
 import xarray
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
+from ppl.files import replacing
+
 # Asked of the metadata: importing ArviZ takes seconds, and 1.x is not needed to build or read what it works on.
 _HAS_INFERENCE_DATA = int(version("arviz").split(".")[0]) < 1
 
@@ -116,15 +118,13 @@ def named_leaves(tree: PyTree) -> dict[str, np.ndarray]:
 def save_netcdf(data: Any, path: str | PathLike[str]) -> Path:
     """Write what `from_dict` or `weighted_posterior` returned; `arviz.from_netcdf` of either line opens it.
 
-    An existing file is replaced, and only by a complete one: a run that is killed leaves no half of a file.
+    An existing file is replaced, and only by a complete one.
     """
-    path = Path(path)
-    partial = path.with_name(f"{path.name}.partial")
     if _HAS_INFERENCE_DATA:
         data = _tree({group: data[group] for group in data.groups()}, data.attrs)
-    data.to_netcdf(partial, engine="h5netcdf")
-    partial.replace(path)
-    return path
+    with replacing(path) as partial:
+        data.to_netcdf(partial, engine="h5netcdf")
+    return Path(path)
 
 
 def load_netcdf(path: str | PathLike[str]) -> Any:

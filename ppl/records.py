@@ -12,6 +12,8 @@ import pandas as pd
 import pyarrow
 from jaxtyping import Int
 
+from ppl.files import replacing
+
 
 class Column(NamedTuple):
     """One column: its pandas dtype, whether a row may lack it, and what stands in where a whole column is not given."""
@@ -118,7 +120,9 @@ class Records:
 
     def to_parquet(self, path: str | PathLike[str]) -> Path:
         """Write a parquet file; an existing one is replaced, and only by a complete one."""
-        return _replace(path, lambda partial: self.frame.to_parquet(partial, index=False))
+        with replacing(path) as partial:
+            self.frame.to_parquet(partial, index=False)
+        return Path(path)
 
     @classmethod
     def from_parquet(cls, path: str | PathLike[str]) -> "Records":
@@ -134,13 +138,10 @@ class Records:
 
     def to_jsonl(self, path: str | PathLike[str]) -> Path:
         """Write one JSON object a line. JSON has no infinities: they are written as the strings "inf" and "-inf"."""
-
-        def write(partial: Path) -> None:
-            with partial.open("w", encoding="utf-8", newline="\n") as file:
-                for row in self.rows():
-                    file.write(json.dumps({name: _json(value) for name, value in row.items()}, allow_nan=False) + "\n")
-
-        return _replace(path, write)
+        with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
+            for row in self.rows():
+                file.write(json.dumps({name: _json(value) for name, value in row.items()}, allow_nan=False) + "\n")
+        return Path(path)
 
     @classmethod
     def from_jsonl(cls, path: str | PathLike[str]) -> "Records":
@@ -214,14 +215,6 @@ def _python(value: Any) -> Any:
 
 def _json(value: Any) -> Any:
     return str(value) if isinstance(value, float) and np.isinf(value) else value
-
-
-def _replace(path: str | PathLike[str], write: Any) -> Path:
-    path = Path(path)
-    partial = path.with_name(f"{path.name}.partial")
-    write(partial)
-    partial.replace(path)
-    return path
 
 
 def _from_file(path: str | PathLike[str], make: Any, content: Any) -> "Records":
