@@ -21,7 +21,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 # What the installed environment depends on; the stamps are compared with it.
 SETUP := pyproject.toml $(wildcard constraints/*.txt)
 
-.PHONY: help .venv demo test lint docs bench train constraints clean
+.PHONY: help .venv demo test lint docs bench parity train constraints clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -60,12 +60,22 @@ lint: $(VENV)/.stamp-dev  ## style, types and layers
 docs: $(VENV)/.stamp-dev  ## build the documentation into site/, strictly
 	$(BIN)/zensical build --strict --clean
 
-bench: $(VENV)/.stamp-dev  ## the particle filter beside its peers (they get environments of their own in build/)
+bench: $(VENV)/.stamp-dev  ## speed beside peers (they get environments of their own in build/), methods beside each other
 	$(BIN)/python tests/benchmarks/particle_filter.py
+	$(BIN)/python tests/benchmarks/test_time_scaling.py
+
+build/transformers/.stamp:
+	$(PYTHON) -m venv build/transformers
+	build/transformers/bin/python -m pip install --quiet --disable-pip-version-check torch transformers
+	@touch $@
+
+parity: $(VENV)/.stamp-run build/transformers/.stamp  ## do our model folders compute the same in transformers?
+	$(BIN)/python tests/parity/transformers_parity.py
 
 train: $(VENV)/.stamp-dev  ## train the bundled models again from their recipes (up to 90 minutes on two cores)
 	$(BIN)/python models/countdown/train.py
 	$(BIN)/python models/countdown-prm/train.py
+	$(BIN)/python models/evaluate.py
 
 constraints:  ## pin the newest versions of everything for each supported Python found here
 	./constraints/make.sh
