@@ -98,6 +98,7 @@ def markdown(frame: pd.DataFrame) -> str:
 
 
 def main() -> None:
+    """Measure, print, and write the tables and figures of the cards."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", type=int, default=200)
     parser.add_argument("--samples", type=int, default=32)
