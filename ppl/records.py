@@ -42,7 +42,12 @@ SCHEMA: Mapping[str, Column] = {
 }
 # An attempt is one of these; twice the same is an attempt counted twice.
 IDENTITY = ("problem", "method", "seed", "sample")
-_KINDS = {"string": str, "boolean": bool | np.bool_, "int64": int | np.integer, "float64": float | int | np.number}
+_KINDS = {
+    "string": str,
+    "boolean": bool | np.bool_,
+    "int64": int | np.integer,
+    "float64": float | int | np.integer | np.floating,
+}
 _COUNTS = ("sample", "prompt_tokens", "generated_tokens", "steps")
 _FLOATS = frozenset(name for name, column in SCHEMA.items() if column.dtype == "float64")
 _INFINITIES = {"inf": np.inf, "-inf": -np.inf}
@@ -150,17 +155,15 @@ class Records:
         **Raises:** `FileNotFoundError`; `ValueError` naming the file, the line or row, and what is wrong in it.
         """
         rows = []
-        with Path(path).open(encoding="utf-8", newline="\n") as file:
+        with Path(path).open("rb") as file:
             for number, line in enumerate(file, start=1):
                 try:
                     row = json.loads(line)
-                except json.JSONDecodeError as error:
+                except ValueError as error:  # also bytes that are no text
                     raise ValueError(f"{path}, line {number}: not JSON: {error}") from error
                 if not isinstance(row, dict):
-                    raise ValueError(f"{path}, line {number}: a JSON object is wanted, got {line.strip()[:40]}")
-                rows.append(
-                    {name: _INFINITIES.get(value, value) if name in _FLOATS else value for name, value in row.items()}
-                )
+                    raise ValueError(f"{path}, line {number}: a JSON object is wanted, got {row!r:.40}")
+                rows.append({name: _from_json(name, value) for name, value in row.items()})
         return _from_file(path, cls.from_rows, rows)
 
 
@@ -204,7 +207,10 @@ def _cast(name: str, column: Column, values: pd.Series) -> pd.Series:
             raise ValueError(f"column {name!r}, row {row}: {column.dtype} is wanted, got {value!r}")
     if column.dtype == "float64":  # None has no float of its own
         values = values.astype(object).where(~missing, np.nan)
-    return values.astype(column.dtype)
+    try:
+        return values.astype(column.dtype)
+    except OverflowError as error:
+        raise ValueError(f"column {name!r}: {column.dtype} is wanted, got a larger number: {error}") from error
 
 
 def _python(value: Any) -> Any:
@@ -215,6 +221,10 @@ def _python(value: Any) -> Any:
 
 def _json(value: Any) -> Any:
     return str(value) if isinstance(value, float) and np.isinf(value) else value
+
+
+def _from_json(name: str, value: Any) -> Any:
+    return _INFINITIES.get(value, value) if name in _FLOATS and isinstance(value, str) else value
 
 
 def _from_file(path: str | PathLike[str], make: Any, content: Any) -> "Records":

@@ -83,6 +83,8 @@ def test_the_frame_given_is_neither_kept_nor_changed():
         ([attempt(sample="0")], "column 'sample', row 0: int64 is wanted, got '0'"),
         ([attempt(sample=1.5)], "column 'sample', row 0: int64 is wanted, got 1.5"),
         ([attempt(), attempt(sample=True)], "column 'sample', row 1: int64 is wanted, got True"),
+        ([attempt(seed=2**70)], "column 'seed': int64 is wanted, got a larger number"),
+        ([attempt(reward=[0.5])], "column 'reward', row 0: float64 is wanted, got [0.5]"),
         ([attempt(reward="0.5")], "column 'reward', row 0: float64 is wanted, got '0.5'"),
         ([attempt(correct=1)], "column 'correct', row 0: boolean is wanted, got 1"),
         ([attempt(answer=24)], "column 'answer', row 0: string is wanted, got 24"),
@@ -135,6 +137,12 @@ def test_files_that_are_not_records_are_named(tmp_path):
         Records.from_jsonl(path)
     path.write_text('{"problem": "a"\n')
     with pytest.raises(ValueError, match="foreign, line 1: not JSON"):
+        Records.from_jsonl(path)
+    path.write_bytes(b'{"problem": "\xff"}')
+    with pytest.raises(ValueError, match="foreign, line 1: not JSON"):
+        Records.from_jsonl(path)
+    path.write_text('{"problem": "a", "sample": 0, "method": "m", "reward": [1]}')
+    with pytest.raises(ValueError, match="foreign: column 'reward', row 0"):
         Records.from_jsonl(path)
     path.write_text(json.dumps({"colour": "red"}) + "\n")
     with pytest.raises(ValueError, match="foreign: column 'colour'"):
