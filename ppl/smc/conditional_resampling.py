@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt32
 
-from ppl.smc.counting import ancestors_of, cumulative, fraction_bits, masses
+from ppl.smc.counting import ancestors_of, cumulative, fraction_bits, masses, uniform_below
 from ppl.smc.resampling import ends_stratified, killing, multinomial
 from ppl.smc.weights import normalised
 
@@ -57,14 +57,21 @@ def conditional_stratified(
 
     With a random rotation slot 0's point is uniform on the whole CDF, hence, given its ancestor, uniform on the
     reference's stretch. It fixes the rotation and the point of one stratum; all other strata keep uniform points.
+
+    The strata begin at a particle drawn at random, because the law of the counts depends on where the reference lies
+    among them (unlike that of systematic points, which are even all the way round). A reference that always stands in
+    slot 0 would always begin the first stratum, and sweeps of conditional SMC would not leave their target invariant.
     """
-    key_round, key_point, key_points = jax.random.split(key, 3)
+    key_round, key_point, key_points, key_origin = jax.random.split(key, 4)
     bits = fraction_bits(num)
-    ends = cumulative(masses(key_round, log_weights, num))
-    first, fraction = _point_of_reference(key_point, ends, reference, bits)
+    n = log_weights.shape[0]
+    turn = jax.random.randint(key_origin, (), 0, n, jnp.int32)
+    turned = (reference + turn) % n
+    ends = cumulative(masses(key_round, jnp.roll(log_weights, turn), num))
+    first, fraction = _point_of_reference(key_point, ends, turned, bits)
     points = jax.random.bits(key_points, (num,), jnp.uint32) >> (32 - bits)
     points = points.at[first].set(fraction)
-    return _rotated(ancestors_of(ends_stratified(ends, points, bits), num), first, reference)
+    return (_rotated(ancestors_of(ends_stratified(ends, points, bits), num), first, turned) - turn) % n
 
 
 def conditional_killing(
@@ -84,7 +91,8 @@ def conditional_killing(
     key_slot, key_rest = jax.random.split(key)
     weights = normalised(log_weights)
     top = jnp.max(weights)
-    chance = (1 - weights / top).at[reference].add(1 / top)
+    # Compiled division by the largest weight may give a little more than 1, and the log of a negative chance is NaN.
+    chance = jnp.maximum(1 - weights / top, 0).at[reference].add(1 / top)
     slot = jax.random.categorical(key_slot, jnp.log(chance)).astype(jnp.int32)
     return _rotated(killing(key_rest, log_weights, num).at[slot].set(reference), slot, reference)
 
@@ -97,14 +105,8 @@ def _point_of_reference(
     start = jnp.where(reference > 0, ends[jnp.maximum(reference - 1, 0)], 0).astype(jnp.uint32)
     # A reference of weight zero has no stretch; its first unit then stands for it, and slot 0 is pinned below.
     length = jnp.maximum(end - start, 1)
-    offset = _below(key, length)
-    point = jnp.minimum(start + offset, ends[-1] - 1)
+    point = jnp.minimum(start + uniform_below(key, length), ends[-1] - 1)
     return (point >> bits).astype(jnp.int32), point & ((1 << bits) - 1)
-
-
-def _below(key: Key[Array, ""], bound: UInt32[Array, ""]) -> UInt32[Array, ""]:
-    """A uniform integer in `[0, bound)`."""
-    return jax.random.randint(key, (), jnp.uint32(0), bound, jnp.uint32)
 
 
 def _rotated(

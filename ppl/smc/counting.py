@@ -45,7 +45,9 @@ def masses(key: Key[Array, ""], log_weights: Float[Array, " n"], num: int) -> UI
     mass = whole.astype(jnp.uint32) + (unit < scaled - whole).astype(jnp.uint32)
     # Sums wrap around 2**32, which keeps their small difference exact.
     missing = jnp.uint32(num * int(one)) - jnp.sum(mass, dtype=jnp.uint32)
-    return mass.at[jnp.argmax(scaled)].add(missing)
+    # The first of the heaviest; two plain reductions, which XLA vectorises on CPU as it does not `argmax`.
+    heaviest = jnp.min(jnp.where(scaled == jnp.max(scaled), index, jnp.uint32(log_weights.shape[0] - 1)))
+    return mass.at[heaviest].add(missing)
 
 
 def cumulative(x: UInt32[Array, " n"] | Int[Array, " n"]) -> UInt32[Array, " n"] | Int[Array, " n"]:
@@ -59,6 +61,20 @@ def cumulative(x: UInt32[Array, " n"] | Int[Array, " n"]) -> UInt32[Array, " n"]
     totals = within[:, -1]
     before = jnp.cumsum(totals, dtype=x.dtype) - totals
     return (within + before[:, None]).reshape(-1)[:n]
+
+
+def uniform_below(key: Key[Array, ""], bound: UInt32[Array, ""], shape: tuple[int, ...] = ()) -> UInt32[Array, "..."]:
+    """Uniform integers in `[0, bound)`: the high word of a 32-bit random number times `bound`.
+
+    Every stretch of integers has its probability to within 2**-32. (`jax.random.randint` takes a remainder of 32 bits,
+    which makes the lower part of a range of 2**30 a third more likely than the upper.)
+    """
+    bits = jax.random.bits(key, shape, jnp.uint32)
+    low, high = bits & 0xFFFF, bits >> 16
+    bound_low, bound_high = bound & 0xFFFF, bound >> 16
+    first, second = high * bound_low, low * bound_high
+    carry = (first & 0xFFFF) + (second & 0xFFFF) + (low * bound_low >> 16)
+    return high * bound_high + (first >> 16) + (second >> 16) + (carry >> 16)
 
 
 def ancestors_of(ends: Int[Array, " n"] | UInt32[Array, " n"], num: int) -> Int[Array, " num"]:

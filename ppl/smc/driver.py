@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from ppl.smc.feynman_kac import FeynmanKac, Input
 from ppl.smc.policy import Policy
 from ppl.smc.results import History, Run
-from ppl.smc.steps import Weighted, arranged, check_generation, resample, reweigh, sibling_pairs, through
+from ppl.smc.steps import Weighted, arranged, as_log_potential, resample, reweigh, sibling_pairs, through
 from ppl.smc.variance import found, log_evidence_se
 
 
@@ -63,12 +63,13 @@ def filter(
     shapes than they should; under `throw`, an equinox runtime error for NaN or `+inf` potentials.
     """
     inputs, num_steps = as_inputs(inputs, num_steps)
+    policy.check(num_steps)
     if num_particles < 1:
         raise ValueError(f"num_particles: at least one particle is wanted, got {num_particles}")
     key_init, keys = step_keys(key, num_steps)
 
     state, log_potential = model.init(key_init, num_particles, jax.tree.map(lambda x: x[0], inputs))
-    check_generation("init", state, log_potential, num_particles)
+    log_potential = as_log_potential("init", state, log_potential, num_particles)
     genealogy = found(jnp.zeros_like(log_potential))
     log_weights, increment, size = reweigh(jnp.zeros_like(log_potential), log_potential)
     first = (state, log_weights, log_potential) if history else None
@@ -77,7 +78,7 @@ def filter(
         t, step_key, u = scanned
         drawn, parents, resampled = _maybe_resample(step_key[0], model, policy, weighted, t, u)
         state, log_potential = model.step(step_key[1], drawn.state, u)
-        check_generation("step", state, log_potential, num_particles)
+        log_potential = as_log_potential("step", state, log_potential, num_particles)
         log_weights, increment, size = reweigh(drawn.log_weights, log_potential)
         siblings = sibling_pairs(state, log_potential, parents)
         generation = (state, log_weights, log_potential) if history else None

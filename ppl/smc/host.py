@@ -12,7 +12,7 @@ from ppl.smc.driver import as_inputs, bad_potential, step_keys
 from ppl.smc.feynman_kac import FeynmanKac
 from ppl.smc.policy import Policy
 from ppl.smc.results import History, Run
-from ppl.smc.steps import Weighted, arranged, check_generation, resample, reweigh, sibling_pairs, through
+from ppl.smc.steps import Weighted, arranged, as_log_potential, resample, reweigh, sibling_pairs, through
 from ppl.smc.variance import found, log_evidence_se
 
 # A fixed number of particles, or one for each generation 0 .. T.
@@ -47,6 +47,7 @@ def host_filter(
     - a NaN or `+inf` potential raises `ValueError` at its step.
     """
     inputs, num_steps = as_inputs(inputs, num_steps)
+    policy.check(num_steps)
     sizes = _sizes(num_particles, num_steps)
     varies = len(set(sizes)) > 1
     if history and varies:
@@ -56,7 +57,7 @@ def host_filter(
     key_init, keys = step_keys(key, num_steps)
 
     state, log_potential = model.init(key_init, sizes[0], _slice(inputs, 0))
-    check_generation("init", state, log_potential, sizes[0])
+    log_potential = as_log_potential("init", state, log_potential, sizes[0])
     genealogy = found(jnp.zeros_like(log_potential))
     log_weights, increment, size = _reweigh(jnp.zeros_like(log_potential), log_potential)
     _check_increment(increment, 0)
@@ -77,7 +78,7 @@ def host_filter(
         if order is not None:
             parents = through(order, parents)
         state, log_potential = model.step(keys[t - 1, 1], weighted.state, u)
-        check_generation("step", state, log_potential, sizes[t])
+        log_potential = as_log_potential("step", state, log_potential, sizes[t])
         log_weights, increment, size = _reweigh(weighted.log_weights, log_potential)
         _check_increment(increment, t)
         siblings = siblings + _sibling_pairs(state, log_potential, parents)

@@ -16,7 +16,6 @@ from ppl.smc.conditional_resampling import (
 )
 from ppl.smc.resampling import killing, multinomial, residual, ssp, stratified, systematic
 from ppl.smc.transport import Transport, optimal_transport
-from ppl.smc.weights import ess
 
 
 @runtime_checkable
@@ -47,7 +46,9 @@ class _EssBelow(eqx.Module):
     threshold: float = eqx.field(static=True)
 
     def __call__(self, log_weights: Float[Array, " n"], t: int | Int[Array, ""], /) -> Bool[Array, ""]:
-        return ess(log_weights) < self.threshold * log_weights.shape[0]
+        # Weights come with mean 1, so that ESS / N is one over their mean square: one pass fewer than `weights.ess`.
+        # All dead give infinity, and there is nothing to resample.
+        return 1 / jnp.mean(jnp.exp(2 * log_weights)) < self.threshold
 
 
 class _At(eqx.Module):
@@ -136,6 +137,14 @@ class Policy(eqx.Module):
             when = ess_below(threshold)
         self.when = _named("when", when, WHEN)() if isinstance(when, str) else when
         self.how = _named("how", how, HOW) if isinstance(how, str) else how
+
+    def check(self, num_steps: int) -> None:
+        """Raise `ValueError` if this policy cannot serve a run of `num_steps` steps: a mask must cover each."""
+        if isinstance(self.when, _At) and self.when.mask.shape != (num_steps,):
+            raise ValueError(
+                f"when: the mask of `at` decides once a step, so its shape must be ({num_steps},), "
+                f"got {self.when.mask.shape}"
+            )
 
     @property
     def proper(self) -> bool:

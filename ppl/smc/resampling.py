@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt32
 
-from ppl.smc.counting import ancestors_of, cumulative, fraction_bits, masses
+from ppl.smc.counting import ancestors_of, cumulative, fraction_bits, masses, uniform_below
 from ppl.smc.weights import normalised
 
 
@@ -171,8 +171,5 @@ def _fraction(key: Key[Array, ""], shape: tuple[int, ...], bits: int) -> UInt32[
 
 def _draw(key: Key[Array, ""], ends: UInt32[Array, " n"], whole: Int[Array, ""], num: int) -> Int[Array, " num"]:
     """`num` independent draws on cumulative masses of `whole` particles in total."""
-    key_whole, key_fraction = jax.random.split(key)
-    bits = fraction_bits(num)
-    unit = jax.random.randint(key_whole, (num,), 0, whole, jnp.int32).astype(jnp.uint32)
-    point = (unit << bits) | _fraction(key_fraction, (num,), bits)
-    return jnp.searchsorted(ends, point, side="right").astype(jnp.int32)
+    total = whole.astype(jnp.uint32) << fraction_bits(num)
+    return jnp.searchsorted(ends, uniform_below(key, total, (num,)), side="right").astype(jnp.int32)

@@ -100,7 +100,7 @@ class Run(eqx.Module):
         """Write every array of the run to one `.npz` file. **Returns:** its path, as given."""
         path = Path(path)
         leaves, _ = jax.tree_util.tree_flatten_with_path(self)
-        arrays = {f"{i:05d}": _raw(leaf) for i, (_, leaf) in enumerate(leaves)}
+        arrays: dict[str, Any] = {f"{i:05d}": _raw(leaf) for i, (_, leaf) in enumerate(leaves)}
         names = [jax.tree_util.keystr(p) for p, _ in leaves]
         header = {"format": _FORMAT, "names": names, "proper": self.proper}
         with path.open("wb") as file:  # a file object, so that numpy does not add a suffix of its own

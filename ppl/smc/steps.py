@@ -45,11 +45,10 @@ def resample(
     if isinstance(how, Transport):
         # Its weights are not proper, so that no variance of evidence will be asked of the genealogy.
         moved = how(key, log_weights, state)
-        return Weighted(moved, jnp.zeros_like(log_weights), genealogy), jnp.full((num,), -1, jnp.int32)
+        return Weighted(moved, _equal(log_weights, num), genealogy), jnp.full((num,), -1, jnp.int32)
     if resampling_weights is None:
         ancestors = how(key, log_weights, num)
-        # w_a / v_a * mean(v) is mean(w) = 1, unless no particle is left alive.
-        carried = jnp.where(is_dead(jnp.max(log_weights)), -jnp.inf, jnp.zeros((num,), log_weights.dtype))
+        carried = _equal(log_weights, num)  # w_a / v_a * mean(v) is mean(w) = 1
     else:
         log_drawn = resampling_weights(log_weights, state, u)
         ancestors = how(key, log_drawn, num)
@@ -71,6 +70,11 @@ def arranged(key: Key[Array, ""], arrange: Arrange, weighted: Weighted, u: Input
 def through(order: Int[Array, " n"], ancestors: Int[Array, " num"]) -> Int[Array, " num"]:
     """Ancestors among arranged particles as indices before they were arranged; -1 (no ancestor) stays."""
     return jnp.where(ancestors < 0, ancestors, order[ancestors])
+
+
+def _equal(log_weights: Float[Array, " n"], num: int) -> Float[Array, " num"]:
+    """Equal weights for the offspring, unless no particle is left alive."""
+    return jnp.where(is_dead(jnp.max(log_weights)), -jnp.inf, jnp.zeros((num,), log_weights.dtype))
 
 
 def reweigh(
@@ -104,8 +108,11 @@ def sibling_pairs(state: State, log_potential: Float[Array, " n"], ancestors: In
     return jnp.stack([jnp.sum(paired, dtype=jnp.int32), jnp.sum(paired & differ, dtype=jnp.int32)])
 
 
-def check_generation(where: str, state: State, log_potential: Array, num: int) -> None:
-    """Raise `ValueError` unless a kernel returned leaves `[num, ...]` and float log potentials `[num]`."""
+def as_log_potential(where: str, state: State, log_potential: Array, num: int) -> Float[Array, " num"]:
+    """What a kernel returned as log potential, in float32 at least: half precision holds logits, not their sums.
+
+    **Raises:** `ValueError` unless the leaves of the state are `[num, ...]` and log potentials floats `[num]`.
+    """
     if jnp.shape(log_potential) != (num,) or not jnp.issubdtype(jnp.result_type(log_potential), jnp.floating):
         raise ValueError(
             f"{where}: log potentials must be floats of shape ({num},), one a particle, got "
@@ -117,3 +124,4 @@ def check_generation(where: str, state: State, log_potential: Array, num: int) -
                 f"{where}: every leaf of the state must have the particle axis first, of length {num}; "
                 f"state{jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)}"
             )
+    return log_potential.astype(jnp.promote_types(log_potential.dtype, jnp.float32))
