@@ -8,5 +8,24 @@ Packages, from the bottom layer up:
 - shared types in modules of their own: `ppl.records`, `ppl.cost`, `ppl.intervals`, `ppl.keys`, `ppl.arviz_adapter`,
   `ppl.plots`.
 
-Nothing is imported here: `import ppl` costs nothing and a part brings only what it needs.
+Nothing is imported here: `import ppl` costs nothing. A part is imported when it is first named, as in
+`ppl.decode.particle_filter`, and brings only what it needs.
 """
+
+import pkgutil
+from importlib import import_module
+from types import ModuleType
+
+_PARTS = frozenset(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def __getattr__(name: str) -> ModuleType:
+    """The part of that name, imported (PEP 562)."""
+    if name not in _PARTS:
+        parts = ", ".join(sorted(_PARTS))
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; its parts are {parts}")
+    return import_module(f"{__name__}.{name}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PARTS])

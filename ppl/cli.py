@@ -1,5 +1,6 @@
 """The command line: `ppl solve TASK`."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -8,15 +9,16 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Probabilistic inference for test-time scaling, on real problems."
-)
+app = typer.Typer(add_completion=False)
 DEFAULT_METHODS = "sample,best_of_n,weighted_best_of_n,particle_filter"
 
 
-@app.callback()
-def _root() -> None:
+@app.callback(invoke_without_command=True)
+def _root(context: typer.Context) -> None:
     """Probabilistic inference for test-time scaling, on real problems."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -44,25 +46,28 @@ def solve(
     from ppl.lm import load, load_reward
     from ppl.tasks import task_named
 
-    console = Console()
     chosen, settings = task_named(task), decode.Options(budget, temperature)
     names = [name.strip() for name in methods.split(",") if name.strip()]
-    if json_file is not None and not json_file.resolve().parent.is_dir():
-        raise ValueError(f"--json {json_file}: no such folder {json_file.resolve().parent}")
+    if json_file is not None:
+        _check_json(json_file, out)
     lm, prm = load(model), load_reward(reward)
+    screen = Console(stderr=True)
     bar = Progress(
         TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        console=Console(stderr=True), transient=True,
+        console=screen, transient=True, disable=not screen.is_terminal,  # a log would get a blank line of it
     )  # fmt: skip
     with bar:
-        # The bar starts when there is something to do: a refused setting should leave no bar behind.
         row = bar.add_task(f"{task}: {len(names)} methods, budget {budget}", total=problems)
         result = run(
             lm, prm, chosen, methods=names, options=settings, num_problems=problems, seed=seed, out=out,
             results=report.FILES, progress=lambda done: bar.update(row, completed=done),
         )  # fmt: skip
+    console, view = Console(), report.table(result)
+    # A row stays one line, whether it goes to a file or to a narrow terminal.
+    wide = console.options.update(max_width=1000)
+    console.width = max(console.width, console.measure(view, options=wide).maximum)
     console.print(f"{task}: {problems} problems, budget {budget}, seed {seed}", highlight=False)
-    console.print(report.table(result))
+    console.print(view)
     if out is not None:
         for path in report.write(result, out, budget=budget, single_answer=chosen.numeric_answers):
             console.print(f"wrote {path}", highlight=False, soft_wrap=True)
@@ -74,11 +79,23 @@ def solve(
 def main() -> None:
     """Run the command line; bad input is one line on standard error and exit code 2."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
-    except typer.Abort:
-        sys.exit(130)
-    except (ValueError, OSError) as error:
-        print(f"ppl: {error}", file=sys.stderr)
+        sys.exit(
+            app(prog_name="ppl", standalone_mode=False)
+        )  # what it returns is 130 after an interrupt, None after a command
+    except (typer.TyperException, ValueError, OSError) as error:
+        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        print(f"ppl: {' '.join(message.splitlines())}", file=sys.stderr)
         sys.exit(2)
+
+
+def _check_json(path: Path, out: Path | None) -> None:
+    """Refuse a `--json` that could not be written once the work is done."""
+    folder = path.resolve().parent
+    if path.is_dir():
+        raise ValueError(f"--json {path}: is a folder, and a file is wanted")
+    if out is not None and folder == out.resolve():
+        return  # the journal makes that folder, or says why it cannot
+    if not folder.is_dir():
+        raise ValueError(f"--json {path}: no such folder {folder}")
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"--json {path}: folder {folder} cannot be written to")

@@ -6,18 +6,23 @@ functions of Records (`ppl.decode.selectors`), and every attempt, answer and cos
 """
 
 from ppl.decode.calls import best_of_n, majority, particle_filter, sample
-from ppl.decode.methods import METHODS, Options, run_methods
+from ppl.decode.job import solve
+from ppl.decode.methods import METHODS, Cut, Options, run_methods
+from ppl.decode.replay import accuracy_by_budget
 from ppl.decode.results import Decoding
 from ppl.decode.targets import TARGETS
 
 __all__ = [
     "METHODS",
     "TARGETS",
+    "Cut",
     "Decoding",
     "Options",
+    "accuracy_by_budget",
     "best_of_n",
     "majority",
     "particle_filter",
     "run_methods",
     "sample",
+    "solve",
 ]

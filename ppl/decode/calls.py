@@ -1,14 +1,17 @@
 """One call for each method: `sample`, `majority`, `best_of_n`, `particle_filter`.
 
-All take a language model, a task (or its problems, or bare prompts) and a key, and return a `Decoding`. `budget` is the
-number of solutions a problem; `options` are those of `ppl.decode.Options` other than the budget.
+All take a language model, a task (or its problems, or bare prompts) and a key, and return a `Decoding`.
+
+- `budget`: solutions a problem; `temperature` of the language model, above 0.
+- `num_problems`: how many problems of a task; `task`: what verifies problems or prompts given as a list.
+- `cut`: how bare prompts without a task are cut into steps; a task knows its own.
 """
 
 from collections.abc import Sequence
 
 from jaxtyping import Array, Key
 
-from ppl.decode.methods import Options, run_methods
+from ppl.decode.methods import DEFAULT_CUT, Cut, Options, run_methods
 from ppl.decode.results import Decoding
 from ppl.decode.targets import target_named
 from ppl.lm import LanguageModel, RewardModel
@@ -27,12 +30,13 @@ def sample(
     temperature: float = 1.0,
     num_problems: int = 100,
     task: Task | None = None,
+    cut: Cut = DEFAULT_CUT,
 ) -> Decoding:
     """Plain samples; `accuracy` is pass@1, the chance that one sample is right, estimated from `budget` of them.
 
     **Raises:** `ValueError` if `budget` < 1 or `temperature` <= 0.
     """
-    options = Options(budget, temperature)
+    options = Options(budget, temperature, cut=cut)
     return run_methods(
         lm, None, task_or_prompts, key, ["sample"], options=options, task=task, num_problems=num_problems
     )
@@ -47,9 +51,10 @@ def majority(
     temperature: float = 1.0,
     num_problems: int = 100,
     task: Task | None = None,
+    cut: Cut = DEFAULT_CUT,
 ) -> Decoding:
     """The commonest answer of `budget` samples (self-consistency). **Raises:** as `sample`."""
-    options = Options(budget, temperature)
+    options = Options(budget, temperature, cut=cut)
     return run_methods(
         lm, None, task_or_prompts, key, ["majority"], options=options, task=task, num_problems=num_problems
     )
@@ -66,12 +71,13 @@ def best_of_n(
     temperature: float = 1.0,
     num_problems: int = 100,
     task: Task | None = None,
+    cut: Cut = DEFAULT_CUT,
 ) -> Decoding:
     """The sample of highest reward of `budget`, or, `weighted`, the answer with the largest sum of rewards.
 
     **Raises:** as `sample`.
     """
-    name, options = "weighted_best_of_n" if weighted else "best_of_n", Options(budget, temperature)
+    name, options = "weighted_best_of_n" if weighted else "best_of_n", Options(budget, temperature, cut=cut)
     return run_methods(lm, reward, task_or_prompts, key, [name], options=options, task=task, num_problems=num_problems)
 
 
@@ -87,16 +93,18 @@ def particle_filter(
     temperature: float = 1.0,
     num_problems: int = 100,
     task: Task | None = None,
+    cut: Cut = DEFAULT_CUT,
 ) -> Decoding:
     """A particle filter of `budget` particles over reasoning steps, with a named target (`ppl.decode.targets`).
 
     The answers come with log evidence and its standard error (one run's genealogy), ESS by step, and P(right).
 
-    **Raises:** `ValueError` for an unknown target (listing those known), and as `sample`.
+    **Raises:** `ValueError` for an unknown target (listing those known), a policy whose weights are not proper, and as
+    `sample`.
 
     **Source:** Puri et al. (2025), arXiv 2502.01618, with the target named and the weights kept proper.
     """
     target_named(target)
     name = "particle_filter" if target == "final_reward" else f"particle_filter_{target}"
-    options = Options(budget, temperature, policy)
+    options = Options(budget, temperature, policy, cut)
     return run_methods(lm, reward, task_or_prompts, key, [name], options=options, task=task, num_problems=num_problems)

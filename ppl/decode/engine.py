@@ -1,5 +1,6 @@
 """Runs the particle system of `ppl.decode.particles` over many prompts: compiled once per shape, problems as `vmap`."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,9 +26,10 @@ class Decoded(NamedTuple):
     """Solutions of several prompts, as NumPy arrays: problems first, particles second.
 
     `texts`: [problems][n]; `log_weights` [problems, n] with log mean exp 0; `reward` [problems, n]: P(right) of the
-    whole text by the reward model, NaN without one; `reward_trace` [problems, n, max_steps]; `log_evidence` and its
-    standard error [problems]; `ess` [problems, max_steps]; `resampled` [problems, max_steps - 1]; `finished`: did the
-    text end by itself; `cost`: a Ledger of arrays [problems].
+    whole text by the reward model, NaN without one; `reward_trace` [problems, n, max_steps]: the same after each step,
+    NaN where the reward model did not read step by step; `log_evidence` and its standard error [problems]; `ess`
+    [problems, max_steps]; `resampled` [problems, max_steps - 1]; `finished`: did the text end by itself; `cost`: a
+    Ledger of arrays [problems].
     """
 
     texts: list[list[str]]
@@ -50,8 +52,10 @@ class Decoded(NamedTuple):
 class Settings:
     """What a decoding run is besides its models and prompts.
 
-    `num_particles` per prompt; `target` a name of `ppl.decode.targets`, or None for plain sampling; `reward_steps`:
-    read the reward after every step (True, what a target needs) or once at the end; `temperature` > 0.
+    `num_particles` per prompt; `max_steps`, `max_step_tokens` and `delimiter`: see `ppl.decode.particles.Plan`;
+    `target` a name of `ppl.decode.targets`, or None for plain sampling, which has no weights and never resamples;
+    `temperature` of the language model, above 0; `policy`: when and how to resample, with a resampler that keeps
+    weights proper (a target is hit by nothing else).
 
     **Raises:** `ValueError` naming the setting that is out of range.
     """
@@ -68,8 +72,10 @@ class Settings:
         for name in ("num_particles", "max_steps", "max_step_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be above 0, got {self.temperature}")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature must be above 0 and finite, got {self.temperature}")
+        if not self.policy.proper:
+            raise ValueError(f"policy must keep weights proper to hit a target, got how={self.policy.how}")
         if self.target is not None:
             target_named(self.target)
 
@@ -80,27 +86,31 @@ def decode(
     prompts: Sequence[str],
     keys: Key[Array, " problems"],
     settings: Settings,
+    *,
+    batch: int | None = None,
 ) -> Decoded:
     """Write `settings.num_particles` solutions to each prompt: a particle filter, or plain sampling without a target.
 
     With a `reward` and a target the reward model reads every step; with a `reward` alone it reads the finished texts.
 
-    **Arguments:** `keys` [problems]: one typed key a prompt, so that a prompt's result does not hang on its neighbours.
-    **Raises:** `ValueError` if a target comes without a reward model, the two models' vocabularies differ, or a text
-    would be longer than a model's context.
+    **Arguments:** `keys` [problems]: one typed key a prompt, so that a prompt's result does not hang on its neighbours;
+    `batch`: prompts in one compiled call (the last one is filled up, so that one shape compiles), by default the
+    evenest split into calls of at most `ROWS_PER_BATCH` rows.
+    **Raises:** `ValueError` as `plan_for`; if a log potential is NaN.
     """
-    plan = _plan(lm, reward, prompts, settings)
-    per_call = max(1, ROWS_PER_BATCH // settings.num_particles)
+    plan = plan_for(lm, reward, prompts, settings)
+    per_call = batch or even_batch(len(prompts), settings.num_particles)
+    policy = settings.policy if settings.target is not None else Policy("never")
     ids, known = lm.pad(prompts)
     parts = []
     for start in range(0, len(prompts), per_call):
         # The last batch is filled up with its own first prompt, so that only one shape compiles.
-        chosen = np.arange(start, start + min(per_call, len(prompts)))
+        chosen = np.arange(start, start + per_call)
         chosen[chosen >= len(prompts)] = start
         out = _decode_batch(
             lm.graph, lm.params, None if reward is None else reward.graph, None if reward is None else reward.params,
             jnp.asarray(ids[chosen]), jnp.asarray(known[chosen]), keys[chosen], jnp.float32(settings.temperature),
-            settings.num_particles, settings.target, settings.policy, plan,
+            settings.num_particles, settings.target, policy, plan,
         )  # fmt: skip
         parts.append(jax.tree.map(np.asarray, out))
     tokens, written, fields, cost = jax.tree.map(lambda *xs: np.concatenate(xs)[: len(prompts)], *parts)
@@ -108,10 +118,40 @@ def decode(
         [lm.decode(row[mask].tolist()) for row, mask in zip(rows, masks, strict=True)]
         for rows, masks in zip(tokens, written, strict=True)
     ]
-    if not np.isfinite(fields["log_evidence"]).all() and np.isnan(fields["log_evidence"]).any():
+    if np.isnan(fields["log_evidence"]).any():
         bad = int(np.flatnonzero(np.isnan(fields["log_evidence"]))[0])
         raise ValueError(f"a log potential is NaN for prompt {bad} ({prompts[bad]!r}): the models' weights are damaged")
     return Decoded(texts=texts, cost=cost, **fields)
+
+
+def even_batch(num_prompts: int, num_particles: int) -> int:
+    """Prompts in one call: the evenest split into calls of at most `ROWS_PER_BATCH` rows, so that few are filled up."""
+    calls = -(-num_prompts // max(1, ROWS_PER_BATCH // num_particles))
+    return -(-num_prompts // calls)
+
+
+def plan_for(lm: LanguageModel, reward: RewardModel | None, prompts: Sequence[str], settings: Settings) -> Plan:
+    """The plan that `settings` make for these models and prompts.
+
+    **Raises:** `ValueError` if a target comes without a reward model, the two models' vocabularies differ, there is no
+    prompt, the delimiter is not one token, or a text could be longer than a model's context.
+    """
+    if settings.target is not None and reward is None:
+        raise ValueError(f"target {settings.target!r} needs a reward model, got None")
+    if reward is not None and reward.tokenizer.get_vocab() != lm.tokenizer.get_vocab():
+        raise ValueError(f"reward model {reward.name!r} and language model {lm.name!r} have different vocabularies")
+    if not prompts:
+        raise ValueError("prompts: at least one is needed, got none")
+    delimiter = None if settings.delimiter is None else lm.token_id(settings.delimiter)
+    plan = Plan(settings.max_steps, settings.max_step_tokens, delimiter, lm.config.eos_token_id)
+    longest = lm.pad(prompts)[0].shape[1] + plan.slots
+    limit = min(model.config.max_position_embeddings for model in (lm, reward) if model is not None)
+    if longest > limit:
+        raise ValueError(
+            f"prompt and {plan.max_steps} steps of {plan.max_step_tokens} tokens take up to {longest} tokens, the "
+            f"models read {limit}: lower max_steps or max_step_tokens"
+        )
+    return plan
 
 
 @eqx.filter_jit
@@ -140,7 +180,8 @@ def _decode_batch(
             key, model, None, num_particles, policy, num_steps=plan.max_steps - 1, ancestors=False, throw=False
         )
         end: Solutions = run.particles
-        spent, trace = jax.tree.map(lambda x: x[0], end.spent), jax.nn.sigmoid(end.log_odds)
+        spent = jax.tree.map(lambda x: x[0], end.spent)
+        trace = jax.nn.sigmoid(end.log_odds) if end.scored is not None else jnp.full(end.log_odds.shape, jnp.nan)
         if reward is None:
             final = jnp.full(num_particles, jnp.nan)
         elif end.scored is not None:
@@ -169,19 +210,3 @@ def _read_whole(reward, prompt, known, end, spent):
     newest = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
     read = Ledger(0, 0, n, jnp.sum(valid, dtype=jnp.int32), 0.0)
     return jax.nn.sigmoid(reward.scores(newest)[:, 0]), spent + read
-
-
-def _plan(lm: LanguageModel, reward: RewardModel | None, prompts: Sequence[str], settings: Settings) -> Plan:
-    if settings.target is not None and reward is None:
-        raise ValueError(f"target {settings.target!r} needs a reward model, got None")
-    if reward is not None and reward.tokenizer.get_vocab() != lm.tokenizer.get_vocab():
-        raise ValueError(f"reward model {reward.name!r} and language model {lm.name!r} have different vocabularies")
-    if not prompts:
-        raise ValueError("prompts: at least one is needed, got none")
-    delimiter = None if settings.delimiter is None else lm.token_id(settings.delimiter)
-    plan = Plan(settings.max_steps, settings.max_step_tokens, delimiter, lm.config.eos_token_id)
-    longest = lm.pad(prompts)[0].shape[1] + plan.slots
-    limit = min(model.config.max_position_embeddings for model in (lm, reward) if model is not None)
-    if longest > limit:
-        raise ValueError(f"prompt and {plan.max_steps} steps take up to {longest} tokens, the models read {limit}")
-    return plan

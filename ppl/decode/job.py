@@ -4,14 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 
-from ppl.decode.engine import ROWS_PER_BATCH
+from ppl.decode.engine import even_batch, plan_for
 from ppl.decode.journal import Journal
-from ppl.decode.methods import DEFAULTS, Options, decode_problems, methods_named
+from ppl.decode.methods import DEFAULTS, Options, decode_problems, methods_named, settings_for
 from ppl.decode.results import Decoding
 from ppl.lm import LanguageModel, RewardModel
+from ppl.records import Records
 from ppl.tasks import Task
 
 
@@ -34,7 +36,8 @@ def solve(
 
     **Arguments:** `results`: names of files in `out` that this job will write, which must not be there without its
     journal; `progress` is called with the number of problems done.
-    **Raises:** `ValueError` for settings out of range, or a journal of another job (see `Journal`).
+    **Raises:** `ValueError` for settings out of range, models that do not fit the task or each other, or a journal of
+    another job (see `Journal`); the folder is then as it was.
     """
     chosen = methods_named(methods)
     if options.budget < 1:
@@ -44,20 +47,30 @@ def solve(
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must be in 0..{2**32 - 1}, got {seed}")
     problems = task.problems(num_problems)
+    for target in dict.fromkeys(method.target for method in chosen.values()):
+        # Refused here, before a journal says that there is such a job.
+        plan_for(lm, reward, [problem.prompt for problem in problems], settings_for(task, options, target))
+    policy = options.policy
     job = {
-        "task": repr(task), "methods": methods, "options": repr(options), "problems": num_problems, "seed": seed,
+        "task": repr(task), "methods": methods, "budget": options.budget, "temperature": options.temperature,
+        # A mask decides by its values, and a function is itself in every process: the policy's repr says neither.
+        "when": eqx.tree_pformat(policy.when, short_arrays=False),
+        "how": getattr(policy.how, "__name__", repr(policy.how)),
+        "problems": num_problems, "seed": seed,
         "model": lm.fingerprint(), "reward": reward.fingerprint(), "jax": jax.__version__,
     }  # fmt: skip
     journal = None if out is None else Journal(out, job, results=results)
     done: dict[int, Decoding] = {} if journal is None else journal.done
-    key, size = jax.random.key(seed), max(1, ROWS_PER_BATCH // options.budget)
+    key, size = jax.random.key(seed), even_batch(num_problems, options.budget)
     progress(len(done))
     for start in range(0, num_problems, size):
         batch = range(start, min(start + size, num_problems))
         if all(i in done for i in batch):
             continue
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(np.asarray(batch))
-        part = decode_problems(lm, reward, task, [problems[i] for i in batch], keys, chosen, options, seed=seed)
+        part = decode_problems(
+            lm, reward, task, [problems[i] for i in batch], keys, chosen, options, seed=seed, batch=size
+        )
         split = {i: _one(part, problems[i].id, place) for place, i in enumerate(batch)}
         if journal is None:
             done |= split
@@ -69,6 +82,6 @@ def solve(
 
 def _one(part: Decoding, problem: str, place: int) -> Decoding:
     """One problem's share of a batch."""
-    records = type(part.records)(part.records.frame[part.records.frame.problem == problem])
-    answers = part.answers[part.answers.problem == problem].reset_index(drop=True)
-    return Decoding(records, answers, {name: ess[place : place + 1] for name, ess in part.ess.items()})
+    records = part.records.frame.loc[part.records.frame["problem"] == problem]
+    answers = part.answers.loc[part.answers["problem"] == problem].reset_index(drop=True)
+    return Decoding(Records(records), answers, {name: ess[place : place + 1] for name, ess in part.ess.items()})

@@ -1,7 +1,7 @@
 """The journal of a decoding job: one line a problem, written as it is solved, so that a killed job can go on.
 
-The first line says what the job is. A line cut off by a kill is the last one, and is dropped; anything else that does
-not read as a line of this job is an error, and nothing is overwritten.
+The first line says what the job is. A line cut off by a kill is the last one, and is dropped (if it is the first, too,
+the job starts anew); anything else that does not read as a line of this job is an error, and nothing is overwritten.
 """
 
 import json
@@ -29,16 +29,18 @@ class Journal:
         self.path = out / NAME
         self.done: dict[int, Decoding] = {}
         if out.exists() and not out.is_dir():
-            raise ValueError(f"{out}: is a file; --out must name a folder")
-        if self.path.exists():
-            end = self._read(job)
+            raise ValueError(f"{out}: is a file, and a folder is wanted")
+        header = json.dumps({"ppl_journal": FORMAT, "job": job})
+        end = self._read(job, header) if self.path.exists() else 0
+        if end:
             os.truncate(self.path, end)
             return
         orphans = [name for name in results if (out / name).exists()]
         if orphans:
             raise ValueError(f"{out / orphans[0]}: a result without a {NAME}; choose another folder or move it away")
         out.mkdir(parents=True, exist_ok=True)
-        self._append([json.dumps({"ppl_journal": FORMAT, "job": job})])
+        self.path.write_bytes(b"")
+        self._append([header])
 
     def write(self, results: dict[int, Decoding]) -> None:
         """Append problems by their place, and have them on disk before going on."""
@@ -51,16 +53,18 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
 
-    def _read(self, job: dict[str, Any]) -> int:
-        """Fill `done`; returns the length in bytes of what is whole."""
+    def _read(self, job: dict[str, Any], ours: str) -> int:
+        """Fill `done`; returns the length in bytes of what is whole: 0 if our own header was cut off."""
         try:
-            *whole, _torn = self.path.read_bytes().decode().split("\n")
+            *whole, torn = self.path.read_bytes().decode().split("\n")
+            if not whole and ours.startswith(torn):
+                return 0
             header = json.loads(whole[0]) if whole else {}
         except (UnicodeDecodeError, json.JSONDecodeError, OSError) as error:
             raise ValueError(f"{self.path}: not a journal of ppl ({error}); choose another folder") from None
-        if not isinstance(header, dict) or header.get("ppl_journal") != FORMAT:
+        theirs = header.get("job") if isinstance(header, dict) and header.get("ppl_journal") == FORMAT else None
+        if not isinstance(theirs, dict):
             raise ValueError(f"{self.path}: not a journal of ppl, format {FORMAT}; choose another folder")
-        theirs = header["job"]
         for name in dict.fromkeys([*job, *theirs]):
             if job.get(name) != theirs.get(name):
                 raise ValueError(
@@ -70,8 +74,8 @@ class Journal:
         for number, line in enumerate(whole[1:], start=2):
             try:
                 entry = json.loads(line)
-                self.done[entry.pop("index")] = _parse(entry)
-            except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+                self.done[entry["index"]] = _parse(entry)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise ValueError(f"{self.path}, line {number}: damaged ({error}); choose another folder") from None
         return sum(len(line.encode()) + 1 for line in whole)
 

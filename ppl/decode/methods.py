@@ -47,6 +47,18 @@ METHODS: dict[str, Method] = {
 }
 
 
+class Cut(NamedTuple):
+    """Cut of bare prompts' solutions into steps: at most `max_steps` of at most `max_step_tokens` tokens, each ended by
+    `delimiter` (one token; None: by length alone) or by the end of the text."""
+
+    max_steps: int = 8
+    max_step_tokens: int = 8
+    step_delimiter: str | None = "\n"
+
+
+DEFAULT_CUT = Cut()
+
+
 class Options(NamedTuple):
     """How every method of a run decodes: `budget` solutions a problem, the sampling temperature, when and how to
     resample, and the cut into steps for prompts that come without a task."""
@@ -54,9 +66,7 @@ class Options(NamedTuple):
     budget: int = 32
     temperature: float = 1.0
     policy: Policy = Policy()
-    delimiter: str | None = "\n"
-    max_steps: int = 16
-    max_step_tokens: int = 32
+    cut: Cut = DEFAULT_CUT
 
 
 DEFAULTS = Options()
@@ -123,21 +133,23 @@ def decode_problems(
     options: Options,
     *,
     seed: int,
+    batch: int | None = None,
 ) -> Decoding:
-    """Run methods on problems with one key each: what `run_methods` and the resumable job share."""
+    """Run methods on problems with one key each: what `run_methods` and the resumable job share.
+
+    **Arguments:** `batch`: problems in one compiled call, see `ppl.decode.engine.decode`.
+    """
     records, answers, ess = [], [], {}
     prompts = [problem.prompt for problem in problems]
     for target in dict.fromkeys(method.target for method in chosen.values()):
         users = {name: method for name, method in chosen.items() if method.target == target}
         reads = any(method.reads_reward for method in users.values())
-        settings = Settings(
-            options.budget, **_cut(task, options), target=target, temperature=options.temperature, policy=options.policy
-        )
+        settings = settings_for(task, options, target)
         started = time.perf_counter()
         # By the target's place in the registry: what a method draws does not hang on which others run beside it.
         place = 0 if target is None else 1 + list(TARGETS).index(target)
         source_keys = jax.vmap(lambda k, place=place: jax.random.fold_in(k, place))(keys)
-        out = decode(lm, reward if reads else None, prompts, source_keys, settings)
+        out = decode(lm, reward if reads else None, prompts, source_keys, settings, batch=batch)
         seconds = (time.perf_counter() - started) / len(problems)
         # Attempts that several methods read are written once, under the first of them.
         first_user = next(iter(users))
@@ -155,10 +167,21 @@ def decode_problems(
     return Decoding(Records.concat(records), frame, ess)
 
 
-def _cut(task: Task | None, options: Options) -> dict:
-    source = options if task is None else task
-    delimiter = options.delimiter if task is None else task.step_delimiter
-    return {"max_steps": source.max_steps, "max_step_tokens": source.max_step_tokens, "delimiter": delimiter}
+def settings_for(task: Task | None, options: Options, target: str | None) -> Settings:
+    """How `target` is decoded: a task brings its own cut into steps, bare prompts take that of `options`.
+
+    **Raises:** `ValueError` naming the option that is out of range.
+    """
+    cut = options.cut if task is None else task
+    return Settings(
+        num_particles=options.budget,
+        max_steps=cut.max_steps,
+        max_step_tokens=cut.max_step_tokens,
+        delimiter=cut.step_delimiter,
+        target=target,
+        temperature=options.temperature,
+        policy=options.policy,
+    )
 
 
 def _attempts(task: Task | None, problem: Problem, out: Decoded, i: int, *, method: str, seed: int) -> Records:
@@ -172,7 +195,8 @@ def _attempts(task: Task | None, problem: Problem, out: Decoded, i: int, *, meth
                 "method": method,
                 "prompt": problem.prompt,
                 "text": texts,
-                "answer": pd.array([None if task is None else task.answer(problem, text) for text in texts], "string"),
+                # Without a task nobody knows where in a text its answer is: the text is the answer.
+                "answer": pd.array([text if task is None else task.answer(problem, text) for text in texts], "string"),
                 "correct": pd.array(
                     [None if task is None else task.verify(problem, text) for text in texts], "boolean"
                 ),
@@ -202,17 +226,20 @@ def _answer(
 ) -> tuple:
     choice = method.select(attempts, single_answer=task is not None and task.numeric_answers)
     frame, num = attempts.frame, len(attempts)
+    # One attempt is the answer, or each could have been (`draws_one`): then what counts is the mean over them.
+    stated = selectors.text_probability(attempts) if method.draws_one else np.asarray([choice.probability])
     if task is None:
-        correct = np.nan
+        right = np.full(len(stated), np.nan)
     elif method.draws_one:
-        correct = float(frame.correct.mean())
+        right = frame.correct.to_numpy(dtype=float)
     else:
-        correct = float(choice.row is not None and bool(frame.correct.iloc[choice.row]))
+        right = np.asarray([float(choice.row is not None and bool(frame.correct.iloc[choice.row]))])
     weighs = method.target is not None
     cost, share = out.cost, (1 / num if method.draws_one else 1.0)
     at = lambda counts: float(np.asarray(counts)[i])  # noqa: E731
     return (
-        problem.id, name, seed, choice.answer, correct, choice.probability,
+        problem.id, name, seed, choice.answer, float(right.mean()), float(stated.mean()),
+        float(np.mean((stated - right) ** 2)),
         at(out.log_evidence) if weighs else np.nan, at(out.log_evidence_se) if weighs else np.nan,
         float(np.mean(out.ess[i])) if weighs else np.nan,
         at(cost.generated_tokens) * share, at(cost.prompt_tokens),

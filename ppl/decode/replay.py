@@ -18,12 +18,13 @@ def accuracy_by_budget(
     **Arguments:** `records`: verified attempts of one source (independent samples; particles of a filter are not).
     **Returns:** one row for each budget: `budget`, `tokens` (mean generated tokens a problem), `accuracy`, and its
     Beta interval over problems, `lower`, `upper`.
-    **Raises:** `ValueError` for a budget above the attempts of a problem.
+    **Raises:** `ValueError` for a budget below 1 or above the attempts of a problem.
     """
     problems = records.by_problem()
     fewest = min(len(part) for part in problems.values())
-    if max(budgets) > fewest:
-        raise ValueError(f"budgets: at most {fewest}, the fewest attempts of a problem, got {max(budgets)}")
+    outside = [budget for budget in budgets if not 1 <= budget <= fewest]
+    if outside:
+        raise ValueError(f"budgets: from 1 to {fewest}, the fewest attempts of a problem, got {outside[0]}")
     rows = []
     for budget in budgets:
         right, tokens = 0, []

@@ -12,41 +12,55 @@ from ppl import arviz_adapter, plots
 from ppl.decode.methods import METHODS
 from ppl.decode.replay import accuracy_by_budget
 from ppl.decode.results import Decoding
+from ppl.files import replacing
+from ppl.records import Records
 
+_JSON_KEYS = (
+    "name", "accuracy", "accuracy_interval", "brier", "log_evidence", "log_evidence_se", "ess", "generated_tokens",
+    "reward_calls", "seconds", "probability", "prompt_tokens", "reward_tokens",
+)  # fmt: skip
 FILES = ("records.parquet", "answers.parquet", "run.nc", "accuracy.png", "ess.png", "reliability.png")
 
 
 def table(decoding: Decoding, *, level: float = 0.9) -> Table:
     """One row for each method; counts are means a problem, seconds the whole run's."""
     view = Table(title=None, header_style="bold", box=None, pad_edge=False)
-    view.add_column("method")
-    for name in (f"accuracy [{level:.0%}]", "P(right)", "Brier", "log Z", "ESS", "tokens", "reward calls", "seconds"):
-        view.add_column(name, justify="right")
-    for row in decoding.summary(level=level).itertuples():
-        evidence = "-" if math.isnan(row.log_evidence) else f"{row.log_evidence:.2f} ± {row.log_evidence_se:.2f}"
+    view.add_column("method", no_wrap=True)
+    accuracy = f"accuracy % [{level:.0%}]"
+    for name in (accuracy, "P(right)", "Brier", "log Z", "ESS", "tokens", "reward calls", "seconds"):
+        view.add_column(name, justify="right", no_wrap=True)
+    for row in decoding.summary(level=level).to_dict("records"):
+        percent = [100 * row[name] for name in ("accuracy", "lower", "upper")]
         view.add_row(
-            row.method,
-            f"{row.accuracy:.1%} [{row.lower:.1%}, {row.upper:.1%}]",
-            f"{row.probability:.2f}",
-            f"{row.brier:.3f}",
-            evidence,
-            "-" if math.isnan(row.ess) else f"{row.ess:.1f}",
-            f"{row.generated_tokens:.0f}",
-            f"{row.reward_calls:.0f}",
-            f"{row.seconds:.1f}",
+            row["method"],
+            "-" if math.isnan(percent[0]) else "{:.1f} [{:.1f}, {:.1f}]".format(*percent),
+            _number(row["probability"], 2),
+            _number(row["brier"], 3),
+            "-" if math.isnan(row["log_evidence"]) else f"{row['log_evidence']:.2f} ± {row['log_evidence_se']:.2f}",
+            _number(row["ess"], 1),
+            _number(row["generated_tokens"], 0),
+            _number(row["reward_calls"], 0),
+            _number(row["seconds"], 1),
         )
     return view
 
 
+def _number(value: float, digits: int) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
 def as_json(decoding: Decoding, *, level: float = 0.9) -> dict[str, Any]:
-    """The table's figures; what a method does not have is null."""
+    """The table's figures; what a method does not have is null.
+
+    `methods` has one entry for each: `name`, `accuracy`, `accuracy_interval` (both ends), `brier`, `log_evidence`,
+    `log_evidence_se`, `ess`, `generated_tokens`, `reward_calls`, `seconds`, and besides these `probability`,
+    `prompt_tokens` and `reward_tokens`.
+    """
     methods = []
     for row in decoding.summary(level=level).to_dict("records"):
         row = {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
-        interval = [row.pop("lower"), row.pop("upper")]
-        methods.append(
-            {"name": row.pop("method"), "accuracy": row.pop("accuracy"), "accuracy_interval": interval, **row}
-        )
+        row |= {"name": row["method"], "accuracy_interval": [row["lower"], row["upper"]]}
+        methods.append({name: row[name] for name in _JSON_KEYS})
     return {"level": level, "problems": int(decoding.answers.problem.nunique()), "methods": methods}
 
 
@@ -74,25 +88,21 @@ def write(decoding: Decoding, out: Path, *, budget: int, single_answer: bool, le
 
 def write_json(decoding: Decoding, path: Path, *, level: float = 0.9) -> None:
     """Write `as_json` to `path`, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(as_json(decoding, level=level), indent=2) + "\n")
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(as_json(decoding, level=level), indent=2) + "\n")
 
 
 def _curves(decoding: Decoding, budget: int, single_answer: bool, level: float) -> pd.DataFrame:
     """Accuracy against tokens: selectors of plain samples replayed at smaller budgets, filters as one point each."""
     sizes = sorted({2**i for i in range(budget.bit_length())} | {budget})
     sizes = [size for size in sizes if size <= budget]
-    sampled = [name for name in decoding.answers.method.unique() if METHODS[name].target is None]
     summary = decoding.summary(level=level).rename(columns={"generated_tokens": "tokens"})
-    parts = []
-    for name in sampled:
-        if METHODS[name].draws_one:
-            continue
-        pool = decoding.records.frame
-        pool = type(decoding.records)(pool[pool.method == sampled[0]])
-        curve = accuracy_by_budget(pool, METHODS[name].select, single_answer=single_answer, budgets=sizes, level=level)
-        parts.append(curve.assign(method=name))
-    points = summary[[name not in sampled or METHODS[name].draws_one for name in summary.method]]
-    columns = ["method", "tokens", "accuracy", "lower", "upper"]
-    return pd.concat([points[columns], *(part[columns] for part in parts)], ignore_index=True)
+    records, parts = decoding.records.frame, []
+    sampled = [name for name in summary["method"] if METHODS[name].target is None]
+    for name in summary["method"]:
+        part = summary.loc[summary["method"] == name]
+        if name in sampled and not METHODS[name].draws_one:
+            pool, select = Records(records.loc[records["method"] == sampled[0]]), METHODS[name].select
+            part = accuracy_by_budget(pool, select, single_answer=single_answer, budgets=sizes, level=level)
+        parts.append(part.assign(method=name)[["method", "tokens", "accuracy", "lower", "upper"]])
+    return pd.concat(parts, ignore_index=True)

@@ -8,15 +8,14 @@ import pandas as pd
 from jaxtyping import Float
 
 from ppl import arviz_adapter
-from ppl.calibration import brier_score
 from ppl.cost import Ledger
 from ppl.intervals import beta_interval, mean_interval
 from ppl.records import Records
 
 # One row of `Decoding.answers`: how a method answered a problem, and at what cost.
 ANSWER_COLUMNS = (
-    "problem", "method", "seed", "answer", "correct", "probability", "log_evidence", "log_evidence_se", "ess",
-    "generated_tokens", "prompt_tokens", "reward_calls", "reward_tokens", "seconds",
+    "problem", "method", "seed", "answer", "correct", "probability", "brier", "log_evidence", "log_evidence_se",
+    "ess", "generated_tokens", "prompt_tokens", "reward_calls", "reward_tokens", "seconds",
 )  # fmt: skip
 
 
@@ -27,8 +26,9 @@ class Decoding:
     - `records`: every attempt (`ppl.records.Records`);
     - `answers`: one row for each problem and method, with `ANSWER_COLUMNS`. `correct` is 1 or 0, for `sample` the
       share of right attempts (the chance that one of them is right), NaN when nothing verified it; `probability` is
-      P(right) as the method states it; `ess` the mean over steps of the effective sample size; `log_evidence` NaN for
-      methods that have none;
+      P(right) as the method states it and `brier` its squared distance from what was the case, for `sample` means over
+      the attempts; `ess` the mean over steps of the effective sample size; `log_evidence` NaN for methods that have
+      none;
     - `ess`: by method [problems, steps], for methods that weigh particles.
     """
 
@@ -38,17 +38,22 @@ class Decoding:
 
     @property
     def ledger(self) -> Ledger:
-        """What all methods spent together."""
-        counts = ("generated_tokens", "prompt_tokens", "reward_calls", "reward_tokens")
-        return Ledger(*(_total(self.answers[name]) for name in counts), float(self.answers.seconds.sum()))
+        """The cost of all methods, each by itself: samples that several select from are counted for each of them.
+
+        `device_seconds` is wall time with compilation, since a method's first batch is compiled while it runs.
+        """
+        counts = ("generated_tokens", "prompt_tokens", "reward_calls", "reward_tokens", "seconds")
+        generated, prompt, calls, read, seconds = (float(self.answers[name].to_numpy().sum()) for name in counts)
+        return Ledger(round(generated), round(prompt), round(calls), round(read), seconds)
 
     def summary(self, *, level: float = 0.9) -> pd.DataFrame:
         """One row for each method: accuracy with its interval, Brier score, mean log evidence, ESS and cost.
 
         The interval is a Beta posterior over problems (Jeffreys' prior) where each problem is right or wrong, and a
         Bayesian bootstrap over problems where it is a share (`sample`, or several seeds). `log_evidence` is the mean
-        over problems and `log_evidence_se` its Monte Carlo standard error, from the problems' own standard errors.
-        Counts are means a problem.
+        over problems with a finite one and `log_evidence_se` its Monte Carlo standard error, from the problems' own
+        standard errors; a problem whose genealogy could not tell its own (NaN) counts as one of average error.
+        Counts are means a problem, `seconds` a sum.
         """
         rows = []
         for method, part in self.answers.groupby("method", sort=False):
@@ -91,25 +96,21 @@ def _accuracy(part: pd.DataFrame, level: float) -> dict[str, Any]:
         interval = beta_interval(int(by_problem.sum()), len(by_problem), level)
     else:
         interval = mean_interval(by_problem, level, bounds=(0.0, 1.0))
-    # A share y of right attempts has expected squared error y (1 - p)^2 + (1 - y) p^2: the Brier score for 0 and 1.
-    p, y = verified.probability.to_numpy(dtype=float), verified.correct.to_numpy(dtype=float)
-    whole = np.isin(y, (0.0, 1.0)).all()
-    brier = brier_score(p, y.astype(int)) if whole else float(np.mean(y * (1 - p) ** 2 + (1 - y) * p**2))
     return {
         "accuracy": float(by_problem.mean()),
         "lower": float(interval.lower),
         "upper": float(interval.upper),
-        "brier": brier,
+        "brier": float(verified.brier.mean()),
     }
 
 
 def _means(part: pd.DataFrame) -> dict[str, float]:
     finite = part[np.isfinite(part.log_evidence.astype(float))]
-    se = finite.log_evidence_se.to_numpy(dtype=float)
+    se = finite.log_evidence_se.dropna().to_numpy(dtype=float)
     return {
         "probability": float(part.probability.mean()),
         "log_evidence": float(finite.log_evidence.mean()) if len(finite) else np.nan,
-        "log_evidence_se": float(np.sqrt(np.nansum(se**2)) / len(finite)) if len(finite) else np.nan,
+        "log_evidence_se": float(np.sqrt(np.mean(se**2) / len(finite))) if len(se) else np.nan,
         "ess": float(part.ess.mean()),
         "generated_tokens": float(part.generated_tokens.mean()),
         "prompt_tokens": float(part.prompt_tokens.mean()),
@@ -117,7 +118,3 @@ def _means(part: pd.DataFrame) -> dict[str, float]:
         "reward_tokens": float(part.reward_tokens.mean()),
         "seconds": float(part.seconds.sum()),
     }
-
-
-def _total(column: pd.Series) -> int:
-    return round(float(column.sum()))

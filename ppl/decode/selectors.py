@@ -6,7 +6,7 @@ problem has one right answer, so that attempts with equal answers are right or w
 right (Countdown), shares of the vote say nothing about P(right) and the reward's own word is stated instead.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,7 @@ class Choice(NamedTuple):
     probability: float
 
 
+@runtime_checkable
 class Selector(Protocol):
     """Picks among the attempts of one problem."""
 
@@ -42,11 +43,15 @@ def first(records: Records, *, single_answer: bool) -> Choice:
 
     That is a lower bound of the model's probability of the answer, which other texts may give too.
     """
-    frame = _attempts(records, "log_prob")
+    frame, stated = _attempts(records, "log_prob"), text_probability(records)
     answer = frame.answer.iloc[0]
-    if pd.isna(answer):
-        return NO_ANSWER
-    return Choice(0, answer, float(np.exp(frame.log_prob.iloc[0])))
+    return NO_ANSWER if pd.isna(answer) else Choice(0, str(answer), float(stated[0]))
+
+
+def text_probability(records: Records) -> Float[np.ndarray, " attempts"]:
+    """What `first` would state of each attempt: its text's probability under the model, 0 without an answer."""
+    frame = records.frame
+    return np.where(frame.answer.isna(), 0.0, np.exp(frame.log_prob.to_numpy()))
 
 
 def majority(records: Records, *, single_answer: bool) -> Choice:
@@ -84,8 +89,9 @@ def weighted_particles(records: Records, *, single_answer: bool) -> Choice:
     log_weight = frame.log_weight.to_numpy()
     if not np.isfinite(log_weight).any():
         return NO_ANSWER
+    frame = frame.assign(answer=frame.answer.mask(np.isneginf(log_weight)))  # a dead particle answers nothing
     if not single_answer:
-        return _highest(frame, np.where(np.isneginf(log_weight), -np.inf, frame.reward))
+        return _highest(frame, frame.reward.to_numpy())
     weight = np.exp(log_weight - log_weight.max())
     return _heaviest(frame, weight / weight.sum())
 

@@ -15,12 +15,13 @@ rewards; unlike their code, a finished text here stops gaining weight, which rem
 Which target a filter hits is tested by enumeration.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Array, Float
 
 
+@runtime_checkable
 class Target(Protocol):
     """The log potential of one step from the reward's log odds before and after it."""
 
