@@ -82,7 +82,8 @@ def reliability_figure(steps: pd.DataFrame, title: str) -> Figure:
     for axes, step in zip(np.atleast_1d(figure.subplots(1, len(numbers), sharey=True)), numbers, strict=True):
         part = steps[steps.step == step]
         bins = reliability_bins(part.score.to_numpy(float), part.right.to_numpy(bool))
-        error = [bins.frequency - bins.lower, bins.upper - bins.frequency]
+        # Jeffreys' interval does not reach a frequency of 0 or 1.
+        error = np.maximum([bins.frequency - bins.lower, bins.upper - bins.frequency], 0)
         axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
         axes.errorbar(bins.mean_probability, bins.frequency, error, fmt="o-", markersize=4, linewidth=1)
         axes.set(title=f"step {step}", xlabel="stated P(right)", xlim=(0, 1), ylim=(0, 1))

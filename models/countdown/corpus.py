@@ -1,7 +1,8 @@
 """The training corpus of `models/countdown`: written solutions of Countdown, Game of 24 and arithmetic.
 
-Held-out problems (`ppl.tasks.holdout`) are dropped here, so no example, and no state inside an example, is a
-problem that any evaluation set can draw. `tests/models/test_corpus.py` checks it on what this file yields.
+Held-out problems (`ppl.tasks.holdout`) are dropped here, so no example, and no state of a Countdown solution, is a
+problem that any evaluation set can draw. Of expressions only the whole is held out: one of two operations often is a
+part of a longer one. `tests/models/test_corpus.py` checks it on what this file yields.
 """
 
 import itertools

@@ -1,6 +1,6 @@
-"""Does test-time scaling pay here? Methods at one budget on fixed problems over several seeds, with intervals.
+"""Does test-time scaling pay here? Methods at equal budgets on fixed problems over several seeds, with intervals.
 
-    python tests/benchmarks/test_time_scaling.py [--out build/test-time-scaling] [--seeds 5] [--budget 32]
+    python tests/benchmarks/test_time_scaling.py [--out build/test-time-scaling] [--seeds 5] [--cases game24:100:32,...]
 
 Prints a table for each task and JSON at the end: accuracy (mean over problems of the share of seeds that got it
 right), its 90% interval by Bayesian bootstrap over problems, the paired difference of each method to best-of-n, how
@@ -18,21 +18,39 @@ from ppl.intervals import mean_interval
 from ppl.lm import LanguageModel, RewardModel, load, load_reward
 from ppl.tasks import Task, task_named
 
-TASKS = {"game24": 100, "arithmetic": 200, "countdown": 200}
-PLAIN = ["sample", "majority", "best_of_n", "weighted_best_of_n"]
-FILTERS = ["particle_filter", "particle_filter_product", "particle_filter_odds"]
+# Task, problems and budget. Where the best of 32 samples is nearly always right no method can show its worth: so also
+# the puzzles at smaller budgets, and longer ones.
+CASES = (
+    ("game24", 100, 32),
+    ("game24", 100, 8),
+    ("game24", 100, 4),
+    ("arithmetic-6", 200, 32),
+    ("countdown-4", 100, 8),
+    ("countdown-5", 100, 32),
+    ("countdown-6", 100, 32),
+)
+METHODS = ["sample", "majority", "best_of_n", "weighted_best_of_n", "particle_filter"]
+TARGETS = ["particle_filter_product", "particle_filter_odds"]  # on the first case alone: what naming the target does
 
 
 def evaluate(
-    lm: LanguageModel, prm: RewardModel, task: Task, num_problems: int, *, seeds: int, options: Options
+    lm: LanguageModel,
+    prm: RewardModel,
+    task: Task,
+    methods: list[str],
+    num_problems: int,
+    *,
+    seeds: int,
+    options: Options,
 ) -> Decoding:
     """All methods on the same problems, once for each seed."""
-    methods = [name for name in PLAIN + FILTERS if task.numeric_answers or name != "majority"]
-    parts = []
-    for seed in range(seeds):
-        parts.append(run_methods(lm, prm, task, seed, methods, options=options, num_problems=num_problems, seed=seed))
-        print(f"{task.name}: seed {seed} done", flush=True)
-    return Decoding.concat(parts)
+    chosen = [name for name in methods if task.numeric_answers or name != "majority"]
+    return Decoding.concat(
+        [
+            run_methods(lm, prm, task, seed, chosen, options=options, num_problems=num_problems, seed=seed)
+            for seed in range(seeds)
+        ]
+    )
 
 
 def differences(result: Decoding, baseline: str) -> dict[str, dict[str, float]]:
@@ -48,40 +66,50 @@ def differences(result: Decoding, baseline: str) -> dict[str, dict[str, float]]:
 
 def some_sample_right(result: Decoding) -> float:
     """How often one of a problem's plain samples is right: the ceiling of every selector."""
-    plain = result.records.frame[result.records.frame.method == PLAIN[0]]
+    plain = result.records.frame[result.records.frame.method == METHODS[0]]
     return float(plain.groupby(["problem", "seed"]).correct.any().mean())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("build/test-time-scaling"))
-    parser.add_argument("--tasks", default=",".join(TASKS))
-    parser.add_argument("--problems", type=int)
+    parser.add_argument("--cases", default=",".join(f"{task}:{num}:{budget}" for task, num, budget in CASES))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--budget", type=int, default=32)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--model", default="countdown")
     parser.add_argument("--reward", default="countdown-prm")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     lm, prm = load(arguments.model), load_reward(arguments.reward)
-    options, figures = Options(arguments.budget, arguments.temperature), {}
-    for name in arguments.tasks.split(","):
-        num_problems = arguments.problems or TASKS.get(name, 100)
-        result = evaluate(lm, prm, task_named(name), num_problems, seeds=arguments.seeds, options=options)
+    figures = []
+    for case in arguments.cases.split(","):
+        name, num_problems, budget = case.split(":")
+        options = Options(int(budget), arguments.temperature)
+        methods = METHODS + (TARGETS if case == "game24:100:32" else [])
+        result = evaluate(lm, prm, task_named(name), methods, int(num_problems), seeds=arguments.seeds, options=options)
         summary, ceiling = result.summary(), some_sample_right(result)
+        print(f"\n{name}, {num_problems} problems, budget {budget}, {arguments.seeds} seeds")
         with pd.option_context("display.width", 200, "display.max_columns", 20):
             print(summary.drop(columns=["prompt_tokens", "reward_tokens"]).round(3).to_string(index=False))
         gaps = differences(result, "best_of_n")
-        print(f"{name}: some sample right {ceiling:.3f}; accuracy minus that of best_of_n:")
+        print(f"some sample right {ceiling:.3f}; accuracy minus that of best_of_n:")
         for method, gap in gaps.items():
-            print(f"  {method}: {gap['mean']:+.3f} [{gap['lower']:+.3f}, {gap['upper']:+.3f}]")
+            print(f"  {method}: {gap['mean']:+.3f} [{gap['lower']:+.3f}, {gap['upper']:+.3f}]", flush=True)
         rows = summary.astype(object).where(summary.notna(), None).to_dict("records")
-        figures[name] = {"some_sample_right": ceiling, "methods": rows, "difference_to_best_of_n": gaps}
-        result.answers.to_parquet(arguments.out / f"{name}.parquet")
-    settings = {"seeds": arguments.seeds, "budget": arguments.budget, "temperature": arguments.temperature}
-    (arguments.out / "figures.json").write_text(json.dumps({**settings, "tasks": figures}, indent=1) + "\n")
-    print(json.dumps({**settings, "tasks": figures}))
+        figures.append(
+            {
+                "task": name,
+                "problems": int(num_problems),
+                "budget": int(budget),
+                "some_sample_right": ceiling,
+                "methods": rows,
+                "difference_to_best_of_n": gaps,
+            }
+        )
+        result.answers.to_parquet(arguments.out / f"{name}-{budget}.parquet")
+    whole = {"seeds": arguments.seeds, "temperature": arguments.temperature, "cases": figures}
+    (arguments.out / "figures.json").write_text(json.dumps(whole, indent=1) + "\n")
+    print(json.dumps(whole))
 
 
 if __name__ == "__main__":
