@@ -13,7 +13,7 @@ from ppl.tasks.holdout import text_held_out
 from ppl.tasks.protocol import Problem, steps_of
 
 MAX_VALUE = 999
-_STEP = re.compile(r"(\d+) ([+*-]) (\d+) = (\d+)")
+_STEP = re.compile(r"([0-9]+) ([+*-]) ([0-9]+) = ([0-9]+)")
 _APPLY = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
 
 
@@ -70,6 +70,8 @@ class Arithmetic:
 
     def problems(self, num: int, *, seed: int = 0) -> Sequence[Problem]:
         """The first `num` held-out expressions of evaluation set `seed`, without repeats."""
+        if num < 0:
+            raise ValueError(f"num must be at least 0, got {num}")
         rng = random.Random(f"arithmetic-{self.depth}-{self.max_number}-{seed}")
         found: dict[str, Problem] = {}
         for _ in range(10_000 + 2_000 * num):
@@ -90,31 +92,40 @@ class Arithmetic:
         """The number that the last of exactly `depth` steps states."""
         steps = steps_of(text, self.step_delimiter)
         match = _STEP.fullmatch(steps[-1]) if len(steps) == self.depth else None
-        return match[4] if match else None
+        return (match[4].lstrip("0") or "0") if match else None
 
     def reachable(self, problem: Problem, prefix: str) -> bool:
-        """True if every written step is one of the true evaluation, in order."""
+        """True if every written step is one of the true evaluation, in order.
+
+        This is stricter than `verify`, which a wrong step followed by a lucky one also passes.
+        """
         steps, truth = steps_of(prefix, self.step_delimiter), true_steps(problem)
         return steps == truth[: len(steps)]
 
 
 def true_steps(problem: Problem) -> list[str]:
-    """The steps of the right evaluation of a problem's expression."""
+    """The steps of the right evaluation of a problem's expression.
+
+    **Raises:** `ValueError` quoting a prompt that is not `Evaluate:` and an expression with all its parentheses.
+    """
     steps: list[str] = []
     stack: list[list[str]] = [[]]
-    for token in problem.prompt.removeprefix("Evaluate:").split() + [")"]:
+    for token in ["(", *problem.prompt.removeprefix("Evaluate:").split(), ")"]:
         if token == "(":
             stack.append([])
         elif token == ")":
-            terms = stack.pop()
-            value = terms[0]
-            if len(terms) == 3:
-                value = str(_APPLY[terms[1]](int(terms[0]), int(terms[2])))
-                steps.append(f"{' '.join(terms)} = {value}")
-            stack[-1:] = [[*stack[-1], value]] if stack else [[value]]
+            step = re.fullmatch("(-?[0-9]+) ([+*-]) (-?[0-9]+)", " ".join(stack.pop()))
+            if step is None or not stack:
+                break
+            value = str(_APPLY[step[2]](int(step[1]), int(step[3])))
+            steps.append(f"{step[0]} = {value}")
+            stack[-1].append(value)
         else:
             stack[-1].append(token)
-    return steps
+    else:
+        if len(stack) == 1 and len(stack[0]) == 1:
+            return steps
+    raise ValueError(f"prompt {problem.prompt!r} is not of the form 'Evaluate: ( 3 + 4 ) * 5'")
 
 
 def value_of(problem: Problem) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
 
@@ -19,8 +19,9 @@ from ppl.tasks.holdout import in_bucket, puzzle_hash
 from ppl.tasks.protocol import Problem, steps_of
 
 Numbers = tuple[Fraction, ...]
-_NUMBER = r"-?\d+(?:/\d+)?"
-_STEP = re.compile(rf"({_NUMBER}) ([-+*/]) ({_NUMBER}) = ({_NUMBER})(?: left: ((?:{_NUMBER} ?)+))?")
+# Digits are bounded, because Python refuses to read very long integers; no denominator begins with 0, so none is 0.
+_NUMBER = r"-?[0-9]{1,30}(?:/[1-9][0-9]{0,29})?"
+_STEP = re.compile(rf"({_NUMBER}) ([-+*/]) ({_NUMBER}) = ({_NUMBER})(?: left:((?: {_NUMBER})+))?")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Countdown:
         """The first `num` held-out puzzles of evaluation set `seed`, without repeats."""
         if num < 0:
             raise ValueError(f"num must be at least 0, got {num}")
+        if seed < 0:
+            raise ValueError(f"seed must be at least 0, got {seed}")
         rng = np.random.default_rng([seed, self.count, self.max_number, self.max_target])
         found: dict[str, Problem] = {}
         for _ in range(1000):
@@ -98,7 +101,7 @@ def parse_prompt(prompt: str) -> tuple[Numbers, int]:
 
     **Raises:** `ValueError` quoting a prompt that is not of the form `Numbers: a b c Target: t`.
     """
-    match = re.fullmatch(r"\s*Numbers: ((?:\d+ )+)Target: (\d+)\s*", prompt)
+    match = re.fullmatch(r"\s*Numbers: ((?:[0-9]+ )+)Target: ([0-9]+)\s*", prompt)
     if match is None:
         raise ValueError(f"prompt {prompt!r} is not of the form 'Numbers: 4 6 8 Target: 24'")
     return tuple(Fraction(n) for n in match[1].split()), int(match[2])
@@ -132,21 +135,38 @@ def apply(op: str, a: Fraction, b: Fraction) -> Fraction | None:
 
 
 def expression(numbers: Numbers, steps: Sequence[str]) -> str | None:
-    """The nested expression of a complete derivation, operands of + and * sorted; None if it is incomplete or wrong."""
+    """The nested expression of a complete derivation, operands of + and * sorted; None if it is incomplete or wrong.
+
+    Where two parts have one value, the steps do not say which of them is meant. The least text over all orders of the
+    steps is taken, so that derivations with the same steps have the same expression.
+    """
     if len(steps) != len(numbers) - 1 or replay(numbers, steps) is None:
         return None
+    parsed = []
+    for step in steps:
+        match = _STEP.fullmatch(step)
+        assert match is not None  # replay has accepted it
+        parsed.append((Fraction(match[1]), match[2], Fraction(match[3]), Fraction(match[4])))
+    return min(text for order in permutations(parsed) if (text := _nested(numbers, order)) is not None)
+
+
+def _nested(numbers: Numbers, steps: Sequence[tuple[Fraction, str, Fraction, Fraction]]) -> str | None:
+    """The nested expression of steps (a, op, b, result) in this order; None if one comes before what it needs."""
     texts: dict[Fraction, list[str]] = {}
     for number in numbers:
         texts.setdefault(number, []).append(str(number))
     text = ""
-    for step in steps:
-        match = _STEP.fullmatch(step)
-        assert match is not None  # replay has accepted it
-        operands = [texts[Fraction(match[1])].pop(), texts[Fraction(match[3])].pop()]
-        if match[2] in "+*":
+    for a, op, b, result in steps:
+        operands = []
+        for value in (a, b):
+            if not texts.get(value):
+                return None
+            operands.append(min(texts[value]))
+            texts[value].remove(operands[-1])
+        if op in "+*":
             operands.sort()
-        text = f"({operands[0]} {match[2]} {operands[1]})"
-        texts.setdefault(Fraction(match[4]), []).append(text)
+        text = f"({operands[0]} {op} {operands[1]})"
+        texts.setdefault(result, []).append(text)
     return text[1:-1]
 
 

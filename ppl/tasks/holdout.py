@@ -40,10 +40,8 @@ def puzzles_held_out(
 
 def text_held_out(text: str) -> bool:
     """The bucket rule for problems that are texts (arithmetic expressions)."""
-    codes = np.frombuffer(text.encode(), np.uint8).astype(np.int64)[None, :]
-    with np.errstate(over="ignore"):
-        mixed = np.uint64(0x94D049BB133111EB)
-        for code in codes[0]:
-            mixed = (mixed ^ np.uint64(code)) * np.uint64(0xBF58476D1CE4E5B9)
-            mixed ^= mixed >> np.uint64(29)
-    return bool(in_bucket(np.asarray([mixed]))[0])
+    mixed = 0x94D049BB133111EB
+    for code in text.encode():
+        mixed = (mixed ^ code) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF  # Python's integers do not wrap by themselves
+        mixed ^= mixed >> 29
+    return bool(in_bucket(np.asarray([mixed], np.uint64))[0])

@@ -20,14 +20,24 @@ class Task(Protocol):
 
     `name` is the command-line name; `step_delimiter` ends every step but the last; `max_steps` bounds the
     steps of a solution and `max_step_tokens` the tokens of one step, delimiter included. `numeric_answers`
-    says that a problem has one right answer, so that votes for equal answers add up.
+    says that a problem has one right answer, so that votes for equal answers add up. Plain attributes will do: they
+    are properties here only because nobody assigns to them.
     """
 
-    name: str
-    step_delimiter: str
-    max_steps: int
-    max_step_tokens: int
-    numeric_answers: bool
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def step_delimiter(self) -> str: ...
+
+    @property
+    def max_steps(self) -> int: ...
+
+    @property
+    def max_step_tokens(self) -> int: ...
+
+    @property
+    def numeric_answers(self) -> bool: ...
 
     def problems(self, num: int, *, seed: int = 0) -> Sequence[Problem]:
         """The first `num` problems of the evaluation set that `seed` names."""

@@ -1,5 +1,6 @@
 """Tasks by name, for the command line: `countdown`, `countdown-5`, `arithmetic-6`, `game24`."""
 
+import re
 from collections.abc import Callable
 
 from ppl.tasks.arithmetic import Arithmetic
@@ -16,9 +17,9 @@ def task_named(name: str) -> Task:
 
     **Raises:** `ValueError` listing the known tasks, or saying which sizes the task takes.
     """
-    base, _, size = name.partition("-")
-    if base not in TASKS or (size and (base == "game24" or not size.isdigit())):
+    base, dash, size = name.partition("-")
+    if base not in TASKS or (dash and (base == "game24" or not re.fullmatch("[0-9]+", size))):
         raise ValueError(
             f"task {name!r} is not known; known are {', '.join(TASKS)}, with a size as in countdown-5 or arithmetic-6"
         )
-    return TASKS[base](int(size)) if size else TASKS[base]()
+    return TASKS[base](int(size)) if dash else TASKS[base]()
