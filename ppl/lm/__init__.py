@@ -6,6 +6,23 @@ step with a cache whose leaves have the particle axis first, so that resampling 
 """
 
 from ppl.lm.bundled import bundled_models
+from ppl.lm.checkpoint import save_folder
 from ppl.lm.model import LanguageModel, Model, RewardModel, load, load_reward
+from ppl.lm.writing import Scored, Step, Writing, read_prompt, read_prompt_scored, score_step, write_step
 
-__all__ = ["LanguageModel", "Model", "RewardModel", "bundled_models", "load", "load_reward"]
+__all__ = [
+    "LanguageModel",
+    "Model",
+    "RewardModel",
+    "Scored",
+    "Step",
+    "Writing",
+    "bundled_models",
+    "load",
+    "load_reward",
+    "read_prompt",
+    "read_prompt_scored",
+    "save_folder",
+    "score_step",
+    "write_step",
+]

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from safetensors import SafetensorError
 from safetensors.flax import load_file, save_file
 from tokenizers import Tokenizer
@@ -21,7 +22,7 @@ from ppl.lm.tokenizer import load_tokenizer
 def load_folder(folder: Path) -> tuple[Decoder, Tokenizer]:
     """The decoder and tokenizer in `folder`.
 
-    **Raises:** `ValueError` naming the file, and the tensor where one is missing or has the wrong shape.
+    **Raises:** `ValueError` naming the file, and the tensor where one is missing, has the wrong shape or has no place.
     """
     config, tokenizer = read_config(folder / "config.json"), load_tokenizer(folder / "tokenizer.json")
     if tokenizer.get_vocab_size() != config.vocab_size:
@@ -45,6 +46,9 @@ def load_folder(folder: Path) -> tuple[Decoder, Tokenizer]:
             raise ValueError(
                 f"{path}: tensor {name!r} has shape {tensors[name].shape}, config.json asks for {expected}"
             )
+    # A tied head may be stored once more. Anything else (a bias, another head) would change what the model computes.
+    if unknown := sorted(tensors.keys() - flat.keys() - {"lm_head.weight"}):
+        raise ValueError(f"{path}: tensor {unknown[0]!r} has no place in the model that config.json describes")
     loaded = [
         (keys, leaf.replace(jnp.asarray(tensors[name].T if _is_linear(name) else tensors[name], jnp.float32)))
         for name, (keys, leaf) in flat.items()
@@ -52,10 +56,10 @@ def load_folder(folder: Path) -> tuple[Decoder, Tokenizer]:
     return nnx.merge(graph, nnx.from_flat_state(loaded)), tokenizer
 
 
-def save_folder(folder: Path, decoder: Decoder, tokenizer: Tokenizer, *, dtype: jnp.dtype = jnp.bfloat16) -> None:
+def save_folder(folder: Path, decoder: Decoder, tokenizer: Tokenizer, *, dtype: DTypeLike = jnp.bfloat16) -> None:
     """Write `decoder` and `tokenizer` to `folder` so that `transformers` opens it; weights as `dtype`."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_config(decoder.config, folder / "config.json")
+    write_config(decoder.config, folder / "config.json", dtype=jnp.dtype(dtype).name)
     tensors = {}
     for keys, leaf in nnx.to_flat_state(nnx.state(decoder)):
         name = _tensor_name(keys)
@@ -63,11 +67,6 @@ def save_folder(folder: Path, decoder: Decoder, tokenizer: Tokenizer, *, dtype: 
         tensors[name] = jnp.asarray(np.ascontiguousarray(value.T)) if _is_linear(name) else value
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save(str(folder / "tokenizer.json"))
-
-
-def split(decoder: Decoder) -> tuple[nnx.GraphDef, nnx.State]:
-    """(static graph, arrays): what a jitted function takes."""
-    return nnx.split(decoder)
 
 
 def _tensor_name(keys: tuple) -> str:

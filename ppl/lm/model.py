@@ -89,11 +89,17 @@ class LanguageModel(Model):
     ) -> Float[Array, "batch length-1"]:
         """Log probability of each next token given those before it, natural log, by one full forward pass.
 
-        **Arguments:** `tokens` [batch, length] ids in 0..vocab_size-1. **Raises:** `ValueError` for ids out of range.
+        **Arguments:** `tokens` [batch, length] ids in 0..vocab_size-1, length at least 1.
+        **Raises:** `ValueError` for ids out of range, or rows that are empty or longer than the model's context.
         """
         ids = np.asarray(tokens)
+        longest = self.config.max_position_embeddings
+        if not 1 <= ids.shape[1] <= longest:
+            raise ValueError(f"tokens: model {self.name!r} reads rows of 1 to {longest}, got {ids.shape[1]}")
         if ids.size and not 0 <= ids.min() <= ids.max() < self.config.vocab_size:
             raise ValueError(f"tokens must be in 0..{self.config.vocab_size - 1}, got {ids.min()}..{ids.max()}")
+        if ids.shape[0] == 0 or ids.shape[1] == 1:
+            return jnp.zeros((ids.shape[0], ids.shape[1] - 1))  # nothing to predict
         return _log_probs(self.graph, self.params, jnp.asarray(ids, jnp.int32))
 
 
@@ -102,12 +108,17 @@ class RewardModel(Model):
     """A process reward model: the probability that a solution which begins like this ends up right."""
 
     def score(self, prompts: Sequence[str], prefixes: Sequence[str]) -> Float[np.ndarray, " batch"]:
-        """P(right) of each prefix of a solution, in [0, 1]. A prefix ends with a whole step.
+        """P(right) of each prefix of a solution, in [0, 1].
+
+        A prefix ends with a whole step, its delimiter included (`"8 + 4 = 12 left: 6 10 12 \\n"`), and a finished
+        solution with the end-of-text token (`"12 + 12 = 24 </s>"`): the places at which the model learnt to judge.
 
         **Raises:** `ValueError` if the two lists differ in length, or a text has words that the model lacks.
         """
         if len(prompts) != len(prefixes):
             raise ValueError(f"prompts and prefixes must pair up, got {len(prompts)} and {len(prefixes)}")
+        if not prompts:
+            return np.zeros(0, np.float32)
         ids, known = self.pad([a + b for a, b in zip(prompts, prefixes, strict=True)])
         return np.asarray(jax.nn.sigmoid(_last_score(self.graph, self.params, ids, known)))
 

@@ -72,6 +72,7 @@ def write_step(
         writing, active, log_prob, log_proposal = carry
         uniform, offset = inputs
         hidden, cache = decoder.hidden(writing.last[:, None], active[:, None], writing.cache, slot + offset)
+        assert cache is not None
         log_p = jax.nn.log_softmax(decoder.logits(hidden[:, 0]))
         log_q = jax.nn.log_softmax(log_p / temperature)
         token = inverse_cdf(uniform, log_q)
@@ -100,9 +101,15 @@ def inverse_cdf(uniform: Float[Array, " n"], log_probs: Float[Array, "n vocab"])
 
     A Gumbel draw needs as many random numbers as the vocabulary has tokens, which at small models costs a third
     of the decoding time. Tokens of probability zero are never drawn.
+
+    **Arguments:** `uniform` [n] in [0, 1); `log_probs` [n, vocab], with a token of positive probability in every row.
     """
-    cdf = jnp.cumsum(jnp.exp(log_probs), axis=-1)
-    return jnp.sum(cdf <= uniform[:, None] * cdf[:, -1:], axis=-1, dtype=jnp.int32)
+    probs = jnp.exp(log_probs)
+    # XLA sums a prefix as a tree, so rounding may raise the sum at a token of probability zero: skip those by name.
+    cdf = jnp.where(probs > 0, jnp.cumsum(probs, axis=-1), 0.0)
+    past = cdf > uniform[:, None] * jnp.max(cdf, axis=-1, keepdims=True)
+    vocab = probs.shape[-1]
+    return jnp.min(jnp.where(past, jnp.arange(vocab, dtype=jnp.int32), vocab - 1), axis=-1)
 
 
 class Scored(NamedTuple):
