@@ -13,12 +13,9 @@ app = typer.Typer(add_completion=False)
 DEFAULT_METHODS = "sample,best_of_n,weighted_best_of_n,particle_filter"
 
 
-@app.callback(invoke_without_command=True)
-def _root(context: typer.Context) -> None:
+@app.callback()
+def _root() -> None:
     """Probabilistic inference for test-time scaling, on real problems."""
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
-        raise typer.Exit(2)
 
 
 @app.command()
@@ -79,9 +76,8 @@ def solve(
 def main() -> None:
     """Run the command line; bad input is one line on standard error and exit code 2."""
     try:
-        sys.exit(
-            app(prog_name="ppl", standalone_mode=False)
-        )  # what it returns is 130 after an interrupt, None after a command
+        # What it returns is 130 after an interrupt and None after a command.
+        sys.exit(app(sys.argv[1:] or ["--help"], prog_name="ppl", standalone_mode=False))
     except (typer.TyperException, ValueError, OSError) as error:
         message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         print(f"ppl: {' '.join(message.splitlines())}", file=sys.stderr)

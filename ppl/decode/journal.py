@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ppl.decode.results import ANSWER_COLUMNS, Decoding
+from ppl.decode.results import Decoding, answer_table
 from ppl.records import Records
 
 NAME, FORMAT = "journal.jsonl", 1
@@ -83,16 +83,16 @@ class Journal:
 def _dump(one: Decoding) -> dict[str, Any]:
     return {
         "records": list(one.records.rows()),
-        # Column by column as objects: NaN and None are different things here, and both must come back.
-        "answers": [list(row) for row in one.answers.astype(object).itertuples(index=False)],
+        "answers": [
+            [None if pd.isna(value) else value for value in row] for row in one.answers.itertuples(index=False)
+        ],
         "ess": {name: values.tolist() for name, values in one.ess.items()},
     }
 
 
 def _parse(entry: dict[str, Any]) -> Decoding:
-    answers = pd.DataFrame(entry["answers"], columns=list(ANSWER_COLUMNS))
     return Decoding(
         Records.from_rows(entry["records"]),
-        answers,
+        answer_table(entry["answers"]),
         {name: np.asarray(values) for name, values in entry["ess"].items()},
     )

@@ -16,7 +16,7 @@ from jaxtyping import Array, Key
 
 from ppl.decode import selectors
 from ppl.decode.engine import Decoded, Settings, decode
-from ppl.decode.results import ANSWER_COLUMNS, Decoding
+from ppl.decode.results import Decoding, answer_table
 from ppl.decode.selectors import Selector
 from ppl.decode.targets import TARGETS
 from ppl.keys import as_key
@@ -161,7 +161,7 @@ def decode_problems(
         if target is not None:
             for name in users:
                 ess[name] = np.asarray(out.ess, dtype=float)
-    frame = pd.DataFrame(answers, columns=list(ANSWER_COLUMNS))
+    frame = answer_table(answers)
     order = {name: place for place, name in enumerate(chosen)}
     frame = frame.sort_values("method", key=lambda names: names.map(order), kind="stable", ignore_index=True)
     return Decoding(Records.concat(records), frame, ess)

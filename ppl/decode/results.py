@@ -1,6 +1,7 @@
 """What decoding returns: every attempt, one answer a problem and method, and the diagnostics of the particles."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,17 @@ ANSWER_COLUMNS = (
     "problem", "method", "seed", "answer", "correct", "probability", "brier", "log_evidence", "log_evidence_se",
     "ess", "generated_tokens", "prompt_tokens", "reward_calls", "reward_tokens", "seconds",
 )  # fmt: skip
+
+
+def answer_table(rows: Sequence[Sequence[Any]]) -> pd.DataFrame:
+    """Rows of `ANSWER_COLUMNS` as a frame, `None` for what is missing.
+
+    The types are given, not guessed from the values: a problem without an answer makes the same table as any other, and
+    what a journal brings back the same as what was written.
+    """
+    frame = pd.DataFrame(rows, columns=list(ANSWER_COLUMNS))
+    numbers = dict.fromkeys(ANSWER_COLUMNS[4:], "float64")
+    return frame.astype({"problem": "str", "method": "str", "seed": "int64", "answer": "string", **numbers})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
