@@ -18,7 +18,7 @@ from ppl.smc.transport import Transport
 from ppl.smc.variance import Genealogy, descend
 from ppl.smc.weights import is_dead, logmeanexp, shifted, weigh
 
-_PROBES = 8
+_PROBES = 16
 
 
 class Weighted(NamedTuple):
