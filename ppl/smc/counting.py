@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key, UInt32
 
 from ppl.smc.weights import normalised
 
-# Measured on CPU at 10**6 particles: windows of 16 and a cumulative sum of their totals take a third of the time of
+# Measured on CPU at 10**6 particles: windows of 16, and in turn of their totals, take a third of the time of
 # `jnp.cumsum`, which works in log-depth passes over the whole array.
 _WINDOW = 16
 _GOLDEN = 2654435769  # 2**32 over the golden ratio: its multiples mod 2**32 are the most even sequence there is
@@ -53,13 +53,13 @@ def masses(key: Key[Array, ""], log_weights: Float[Array, " n"], num: int) -> UI
 def cumulative(x: UInt32[Array, " n"] | Int[Array, " n"]) -> UInt32[Array, " n"] | Int[Array, " n"]:
     """Cumulative sum of integers."""
     n = x.shape[0]
-    if n <= 4 * _WINDOW:
-        return jnp.cumsum(x, dtype=x.dtype)
-    rows = jnp.pad(x, (0, -n % _WINDOW)).reshape(-1, _WINDOW)
     zero = jnp.zeros((), x.dtype)
+    if n <= 4 * _WINDOW:
+        return jax.lax.reduce_window(x, zero, jax.lax.add, (n,), (1,), ((n - 1, 0),))
+    rows = jnp.pad(x, (0, -n % _WINDOW)).reshape(-1, _WINDOW)
     within = jax.lax.reduce_window(rows, zero, jax.lax.add, (1, _WINDOW), (1, 1), ((0, 0), (_WINDOW - 1, 0)))
     totals = within[:, -1]
-    before = jnp.cumsum(totals, dtype=x.dtype) - totals
+    before = cumulative(totals) - totals
     return (within + before[:, None]).reshape(-1)[:n]
 
 
