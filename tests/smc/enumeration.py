@@ -116,11 +116,14 @@ def _pairs():
     return np.array(columns, float).T
 
 
-def z_scores(samples, truth):
-    """Standard scores of means of independent samples `[keys, 81]` against the truth: for each pair, and for Z."""
+def z_scores(samples, truth, evidence=True):
+    """Standard scores of means of independent samples `[keys, 81]` against the truth: for each pair, and for Z.
+
+    With `evidence=False` not for Z: of normalised samples the total is known.
+    """
     assert np.all(samples[:, truth == 0] == 0), "a path of probability zero was given weight"
     # Single paths are too rare: 20,000 keys leave the mean of such a sample far from normal.
-    events = np.hstack([_pairs(), np.ones((len(PATHS), 1))])
+    events = np.hstack([_pairs(), np.ones((len(PATHS), 1))]) if evidence else _pairs()
     samples, truth = samples @ events, truth @ events
     possible = truth > 0
     standard_error = samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
