@@ -110,9 +110,9 @@ def test_token_rows_decode_back_to_the_text(length):
         for (prompt, solution), row, read in zip(pairs, rows, prompts, strict=True):
             ids = row[row != 0].tolist()
             assert (row[: len(ids)] == ids).all()  # padding is at the end
-            assert ids[0], ids[-1] == (words.token_to_id("<s>"), words.token_to_id("</s>"))
-            assert words.decode(ids) == prompt + solution
-            assert words.decode(ids[:read]) == prompt.rstrip(" ")
+            assert (ids[0], ids[-1]) == (words.token_to_id("<s>"), words.token_to_id("</s>"))
+            assert words.decode(ids) == f"{prompt} {solution}"
+            assert words.decode(ids[:read]) == prompt
 
 
 def test_batches_are_reproducible_full_and_fresh():
