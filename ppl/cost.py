@@ -17,7 +17,7 @@ class Ledger(eqx.Module):
     - `prompt_tokens`: tokens that it only read, counted once for each prefill;
     - `reward_calls`: prefixes scored by a reward model or verifier;
     - `reward_tokens`: tokens that the reward model read for them;
-    - `device_seconds`: wall time of the computation, compilation not included.
+    - `device_seconds`: wall time of the computation, the compilation of a first call included.
     """
 
     generated_tokens: int | Int[Array, "..."] = 0
