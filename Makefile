@@ -48,7 +48,7 @@ demo: $(VENV)/.stamp-run  ## solve Game-of-24 puzzles with the bundled models (u
 	$(BIN)/ppl solve game24 --out build/demo
 
 test: lint  ## every check: style, types, layers, tests, documentation
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 	$(MAKE) --no-print-directory docs VENV=$(VENV)
 
 lint: $(VENV)/.stamp-dev  ## style, types and layers

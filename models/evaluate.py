@@ -63,6 +63,15 @@ def auroc(score: np.ndarray, right: np.ndarray) -> float:
     return float(mannwhitneyu(score[right], score[~right]).statistic / (right.sum() * (~right).sum()))
 
 
+def within_problem(part: pd.DataFrame) -> float:
+    """AUROC among the samples of one problem, averaged over problems that have right and wrong ones.
+
+    This is what a particle filter lives on: telling an easy puzzle from a hard one helps no particle.
+    """
+    groups = [(g.score.to_numpy(float), g.right.to_numpy(bool)) for _, g in part.groupby("prompt")]
+    return float(np.mean([auroc(score, right) for score, right in groups if 0 < right.sum() < len(right)]))
+
+
 def by_step(steps: pd.DataFrame) -> pd.DataFrame:
     """AUROC, Brier score and calibration error of each step."""
     rows = []
@@ -70,8 +79,9 @@ def by_step(steps: pd.DataFrame) -> pd.DataFrame:
         right, score = part.right.to_numpy(bool), part.score.to_numpy(float)
         if 0 < right.sum() < len(right):
             error = expected_calibration_error(score, right)
-            rows.append((step, len(part), right.mean(), auroc(score, right), brier_score(score, right), error))
-    return pd.DataFrame(rows, columns=["step", "prefixes", "right", "AUROC", "Brier", "ECE"])
+            pooled, within = auroc(score, right), within_problem(part)
+            rows.append((step, len(part), right.mean(), pooled, within, brier_score(score, right), error))
+    return pd.DataFrame(rows, columns=["step", "prefixes", "right", "AUROC", "within problem", "Brier", "ECE"])
 
 
 def reliability_figure(steps: pd.DataFrame, title: str) -> Figure:
@@ -131,10 +141,17 @@ def main() -> None:
                     folder / f"reliability-{name}.png", dpi=90
                 )
     columns = ["task", "problems", "pass@1", "lower", "upper", f"some of {arguments.samples} right"]
-    (arguments.out / "countdown" / "accuracy.md").write_text(markdown(pd.DataFrame(accuracy, columns=columns)) + "\n")
+    fill(arguments.out / "countdown" / "README.md", "accuracy", markdown(pd.DataFrame(accuracy, columns=columns)))
     if quality:
         text = "\n\n".join(f"### {name}\n\n{markdown(frame)}" for name, frame in quality.items())
-        (arguments.out / "countdown-prm" / "quality.md").write_text(text + "\n")
+        fill(arguments.out / "countdown-prm" / "README.md", "quality", text)
+
+
+def fill(card: Path, mark: str, text: str) -> None:
+    """Put `text` between the comments `mark` and `end` of a card, in the place of what stood there."""
+    before, _, rest = card.read_text().partition(f"<!-- {mark} -->")
+    _, _, after = rest.partition("<!-- end -->")
+    card.write_text(f"{before}<!-- {mark} -->\n\n{text}\n\n<!-- end -->{after}")
 
 
 if __name__ == "__main__":

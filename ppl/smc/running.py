@@ -2,7 +2,6 @@
 
 import time
 import warnings
-from typing import Literal
 
 import equinox as eqx
 import jax
@@ -34,7 +33,7 @@ def run(
     history: bool = False,
     batch_size: int | None = None,
     num_steps: int | None = None,
-    driver: Literal["scan", "host"] = "scan",
+    driver: str = "scan",
     ancestors: bool = True,
 ) -> Run:
     """Run a particle filter on a Feynman-Kac model.

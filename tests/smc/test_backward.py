@@ -91,7 +91,7 @@ def test_the_nile_is_smoothed_as_by_kalman(nile, moves):
     assert np.sqrt(np.mean(((paths.mean(axis=0) - mean) / sd) ** 2)) < 0.25
     assert 0.8 < np.median(paths.std(axis=0) / sd) < 1.2
     # The genealogy alone knows the first years by a handful of ancestors.
-    assert distinct_roots(made.ancestors)[0] < 20 < len(np.unique(drawn.indices[:, 0]))
+    assert 3 * distinct_roots(made.ancestors)[0] < len(np.unique(drawn.indices[:, 0]))
 
 
 def test_no_moves_are_the_ancestral_paths():
