@@ -1,6 +1,6 @@
 """Measure the bundled models on held-out problems and write their cards (README.md and figures).
 
-python models/evaluate.py [--problems 200] [--samples 32]
+python models/evaluate.py [--problems 100] [--samples 32]
 """
 
 import argparse
@@ -111,7 +111,7 @@ def markdown(frame: pd.DataFrame) -> str:
 def main() -> None:
     """Measure, print, and write the tables and figures of the cards."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--problems", type=int, default=200)
+    parser.add_argument("--problems", type=int, default=100)
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--lm", default="countdown")
     parser.add_argument("--prm", default="countdown-prm", help="'' to measure the language model alone")
