@@ -1,5 +1,7 @@
 """Optimal-transport resampling: equal weights by moving particles, not by copying them."""
 
+from abc import abstractmethod
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -18,12 +20,12 @@ class Transport(eqx.Module):
 
     proper = False
 
+    @abstractmethod
     def __call__(self, key: Key[Array, ""], log_weights: Float[Array, " n"], state: PyTree, /) -> PyTree:
         """The new state, of the structure and shapes of `state`.
 
         **Arguments:** `key`: one key; `log_weights`: `[n]`; `state`: leaves `[n, ...]`.
         """
-        raise NotImplementedError
 
 
 class OptimalTransport(Transport):
