@@ -6,11 +6,10 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import numpy as np
 
 from ppl.decode.engine import even_batch, plan_for
 from ppl.decode.journal import Journal
-from ppl.decode.methods import DEFAULTS, Options, decode_problems, methods_named, settings_for
+from ppl.decode.methods import DEFAULTS, Options, decode_problems, methods_named, problem_keys, settings_for
 from ppl.decode.results import Decoding
 from ppl.lm import LanguageModel, RewardModel
 from ppl.records import Records
@@ -67,7 +66,7 @@ def solve(
         batch = range(start, min(start + size, num_problems))
         if all(i in done for i in batch):
             continue
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(np.asarray(batch))
+        keys = problem_keys(key, batch)
         part = decode_problems(
             lm, reward, task, [problems[i] for i in batch], keys, chosen, options, seed=seed, batch=size
         )

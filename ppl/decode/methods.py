@@ -119,8 +119,13 @@ def run_methods(
         task, problems = task_or_prompts, list(task_or_prompts.problems(num_problems))
     else:
         problems = [Problem(str(i), p) if isinstance(p, str) else p for i, p in enumerate(task_or_prompts)]
-    keys = jax.vmap(lambda i: jax.random.fold_in(as_key(key), i))(np.arange(len(problems)))
+    keys = problem_keys(as_key(key), range(len(problems)))
     return decode_problems(lm, reward, task, problems, keys, chosen, options, seed=seed)
+
+
+def problem_keys(key: Key[Array, ""], places: Sequence[int]) -> Key[Array, " problems"]:
+    """One key for each problem, by its place: the same alone, in a batch, and in a resumed job."""
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(np.asarray(places))
 
 
 def decode_problems(

@@ -91,13 +91,7 @@ def solution_model(
         )  # fmt: skip
         place = lambda all_, part: jax.lax.dynamic_update_slice_in_dim(all_, part, offset, axis=1)  # noqa: E731
         count = jnp.sum(new.written, dtype=jnp.int32)
-        spent = Ledger(
-            state.spent.generated_tokens + count,
-            state.spent.prompt_tokens,
-            state.spent.reward_calls,
-            state.spent.reward_tokens,
-            state.spent.device_seconds,
-        )
+        spent = state.spent + Ledger(generated_tokens=count)
         scored, log_odds, log_potential = state.scored, state.log_odds, jnp.zeros(active.shape)
         if reward is not None and scored is not None:
             previous = None if first else scored.log_odds
