@@ -49,7 +49,7 @@ def beta_interval(
     would break the exact average coverage.
     """
     s, n = np.asarray(successes), np.asarray(trials)
-    _check_level(level)
+    check_level(level)
     if min(prior) <= 0:
         raise ValueError(f"prior: both parameters must be positive, got {prior}")
     bad = (s < 0) | (s > n)
@@ -90,7 +90,7 @@ def mean_interval(
     concentration 1 with half its mass on each.
     """
     x = np.asarray(values, dtype=np.float64)
-    _check_level(level)
+    check_level(level)
     if draws < 1:
         raise ValueError(f"draws: at least 1 is wanted, got {draws}")
     if len(x) < (2 if bounds is None else 0):
@@ -110,6 +110,7 @@ def mean_interval(
     return Interval(float(lower), float(upper))
 
 
-def _check_level(level: float) -> None:
+def check_level(level: float) -> None:
+    """**Raises:** `ValueError` unless the posterior mass `level` lies in (0, 1)."""
     if not 0 < level < 1:
         raise ValueError(f"level: must be in (0, 1), got {level}")

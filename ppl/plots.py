@@ -11,7 +11,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFor
 
 from ppl.calibration import expected_calibration_error, reliability_bins
 
-_BAND = 0.18  # opacity of bands: three of them on top of each other can still be told apart
+BAND = 0.18  # opacity of bands: three of them on top of each other can still be told apart
 
 
 def accuracy_against_tokens(frame: pd.DataFrame) -> Figure:
@@ -26,12 +26,12 @@ def accuracy_against_tokens(frame: pd.DataFrame) -> Figure:
     wrong = np.flatnonzero(~(frame["tokens"].to_numpy() > 0))
     if wrong.size:
         raise ValueError(f"column 'tokens', row {wrong[0]}: must be positive, got {frame['tokens'].iloc[wrong[0]]}")
-    figure, axes = _figure()
+    figure, axes = new_figure()
     for number, (method, rows) in enumerate(frame.groupby("method", sort=False)):
         rows, colour = rows.sort_values("tokens"), f"C{number}"
         axes.plot(rows["tokens"], rows["accuracy"], "o-", color=colour, label=str(method), markersize=4)
         if len(rows) > 1:
-            axes.fill_between(rows["tokens"], rows["lower"], rows["upper"], color=colour, alpha=_BAND, linewidth=0)
+            axes.fill_between(rows["tokens"], rows["lower"], rows["upper"], color=colour, alpha=BAND, linewidth=0)
         else:
             axes.vlines(rows["tokens"], rows["lower"], rows["upper"], color=colour, alpha=0.6)
     axes.set(xscale="log", xlabel="generated tokens a problem", ylabel="accuracy", ylim=(0, 1))
@@ -39,7 +39,7 @@ def accuracy_against_tokens(frame: pd.DataFrame) -> Figure:
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    _legend(axes)
+    legend_beside(axes)
     return figure
 
 
@@ -53,7 +53,7 @@ def ess_by_step(ess: Mapping[str, Float[np.ndarray | Array, "runs steps"]], num_
     """
     if num_particles < 1 or not ess:
         raise ValueError(f"ess: at least one method and one particle are wanted, got {len(ess)} and {num_particles}")
-    figure, axes = _figure()
+    figure, axes = new_figure()
     for number, (method, values) in enumerate(ess.items()):
         share = np.asarray(values, dtype=np.float64) / num_particles
         if not share.size or np.isnan(share).all(axis=0).any():
@@ -63,10 +63,10 @@ def ess_by_step(ess: Mapping[str, Float[np.ndarray | Array, "runs steps"]], num_
         lower, middle, upper = np.nanquantile(share, [0.1, 0.5, 0.9], axis=0)
         steps, colour = np.arange(share.shape[1]), f"C{number}"
         axes.plot(steps, middle, "o-", color=colour, label=method, markersize=4)
-        axes.fill_between(steps, lower, upper, color=colour, alpha=_BAND, linewidth=0)
+        axes.fill_between(steps, lower, upper, color=colour, alpha=BAND, linewidth=0)
     axes.set(xlabel="step", ylabel="ESS / particles", ylim=(0, 1.05))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(axes)
+    legend_beside(axes)
     return figure
 
 
@@ -98,7 +98,8 @@ def reliability(
     return figure
 
 
-def _figure() -> tuple[Figure, Axes]:
+def new_figure() -> tuple[Figure, Axes]:
+    """An empty figure with one pair of axes in the look of all plots here."""
     # Not by pyplot: it would keep every figure alive and look for a display.
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -107,7 +108,8 @@ def _figure() -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _legend(axes: Axes) -> None:
+def legend_beside(axes: Axes) -> None:
+    """The legend at the right of the axes, where it hides no curve."""
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
