@@ -121,6 +121,25 @@ class Attempts:
             )
 
 
+def as_attempts(
+    successes: Shaped[np.ndarray | Array, " problems"] | Sequence[Any] | Attempts | Records,
+    trials: Shaped[np.ndarray | Array, "*problems"] | Sequence[Any] | int | None = None,
+    problems: Sequence[str] | None = None,
+    rule: str | StoppingRule = "fixed",
+) -> Attempts:
+    """What a public function was given, as `Attempts`: one of those, which brings its rule, Records, or counts.
+
+    **Raises:** `ValueError` as `Attempts`, or if counts come without trials.
+    """
+    if isinstance(successes, Attempts):
+        return successes
+    if isinstance(successes, Records):
+        return Attempts.from_records(successes, rule)
+    if trials is None:
+        raise ValueError("trials: a number for each problem, or one for all, is wanted")
+    return Attempts(successes, trials, problems, rule)
+
+
 def _counts(name: str, values: Any) -> Int[np.ndarray, " problems"]:
     try:
         numbers = np.asarray(values, dtype=np.float64)
