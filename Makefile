@@ -21,7 +21,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 # What the installed environment depends on; the stamps are compared with it.
 SETUP := pyproject.toml $(wildcard constraints/*.txt)
 
-.PHONY: help .venv demo test lint docs bench scaling parity train constraints clean
+.PHONY: help .venv demo test lint docs bench calibration scaling parity train constraints clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -60,8 +60,12 @@ lint: $(VENV)/.stamp-dev  ## style, types and layers
 docs: $(VENV)/.stamp-dev  ## build the documentation into site/, strictly
 	$(BIN)/zensical build --strict --clean
 
-bench: $(VENV)/.stamp-dev  ## the particle filter beside its peers (they get environments of their own in build/)
+bench: $(VENV)/.stamp-dev  ## the particle filter and the risk posterior beside peers (in environments of their own)
 	$(BIN)/python tests/benchmarks/particle_filter.py
+	$(BIN)/python tests/benchmarks/risk_speed.py
+
+calibration: $(VENV)/.stamp-dev  ## accuracy and coverage of risk.fit on real counts in ../shared and in simulation
+	$(BIN)/python tests/benchmarks/risk_calibration.py
 
 scaling: $(VENV)/.stamp-dev  ## decoding methods beside each other over five seeds: the README's table
 	$(BIN)/python tests/benchmarks/test_time_scaling.py

@@ -4,6 +4,7 @@ Packages, from the bottom layer up:
 
 - `ppl.smc`: Feynman-Kac models, the particle driver, resampling, tempering, conditional SMC;
 - `ppl.tasks`: generated problems with exact verifiers; `ppl.lm`: language and reward models;
+- `ppl.risk`: repeated sampling with calibrated uncertainty, from tables of attempts;
 - `ppl.decode`: test-time scaling methods over one weighted set of samples;
 - shared types in modules of their own: `ppl.records`, `ppl.cost`, `ppl.intervals`, `ppl.keys`, `ppl.arviz_adapter`,
   `ppl.plots`.

@@ -1,4 +1,4 @@
-"""The command line: `ppl solve TASK`."""
+"""The command line: `ppl solve TASK`, `ppl risk FILE`."""
 
 import os
 import sys
@@ -73,6 +73,75 @@ def solve(
         console.print(f"wrote {json_file}", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def risk(
+    file: Annotated[Path, typer.Argument(help="attempts: CSV, JSONL, parquet, or an evaluation log")],
+    at: Annotated[str | None, typer.Option(help="attempts to state pass@n for, such as 100,1000,10000")] = None,
+    target: Annotated[float, typer.Option(help="coverage to find the budget for")] = 0.95,
+    rule: Annotated[
+        str | None, typer.Option(help="how trials came about: fixed, 'stop_at_success(batch=N)' or adaptive")
+    ] = None,
+    compare: Annotated[Path | None, typer.Option(help="another file of attempts at the same problems")] = None,
+    level: Annotated[float, typer.Option(help="posterior mass in each interval")] = 0.9,
+    select: Annotated[list[str] | None, typer.Option(help="rows to read, as COLUMN=VALUE; may be repeated")] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option(help="a column by its role, as ROLE=COLUMN (problem, correct, ...); repeatable")
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="scores from this number up are right")] = None,
+    metric: Annotated[str | None, typer.Option(help="which metric or scorer of a log says what is right")] = None,
+    seed: Annotated[int, typer.Option(help="the same seed gives the same result")] = 0,
+    out: Annotated[Path | None, typer.Option(help="folder for netCDF, plots and a table of problems")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures to this file")] = None,
+) -> None:
+    """Attempts in, calibrated statements out: pass@n with intervals, the budget for a target, and what is not known."""
+    from ppl.risk import report
+    from ppl.risk.comparison import compare as compare_attempts
+    from ppl.risk.fit import fit
+    from ppl.risk.readers import read
+
+    numbers = None if at is None else tuple(_whole("--at", part) for part in at.split(","))
+    if not 0 < target < 1:
+        raise ValueError(f"--target: must be in (0, 1), got {target}")
+    if not 0 < level < 1:
+        raise ValueError(f"--level: must be in (0, 1), got {level}")
+    if json_file is not None:
+        _check_json(json_file, out)
+    options = {
+        "rule": rule, "select": _pairs("--select", select), "columns": _pairs("--columns", columns),
+        "threshold": threshold, "metric": metric,
+    }  # fmt: skip
+    reading = read(file, **options)
+    other = None if compare is None else read(compare, **options)
+    console, screen = Console(soft_wrap=True), Console(stderr=True)
+    for line in report.understood(reading):
+        console.print(line, highlight=False, markup=False)
+    _keep_compiled()
+    with screen.status("fitting; the first run compiles, which takes a minute"):
+        found = fit(reading.attempts, key=seed)
+        ns = numbers or report.default_at(found)
+        compared = None if other is None else compare_attempts(reading.attempts, other.attempts, key=seed)
+        result = report.Report(reading, found, ns, target, level, found.tails(ns), compared)
+        tables = (report.coverage_table(result), report.tail_table(result))
+    for view in tables:
+        console.print()
+        # A row stays one line, whether it goes to a file or to a narrow terminal.
+        console.width = max(
+            console.width, console.measure(view, options=console.options.update(max_width=1000)).maximum
+        )
+        console.print(view)
+    console.print()
+    for line in report.sentences(result):
+        console.print(line, highlight=False, markup=False)
+    for warning in result.warnings:
+        console.print(f"warning: {warning}", highlight=False, markup=False)
+    if out is not None:
+        for path in report.write(result, out):
+            console.print(f"wrote {path}", highlight=False)
+    if json_file is not None:
+        report.write_json(result, json_file)
+        console.print(f"wrote {json_file}", highlight=False)
+
+
 def main() -> None:
     """Run the command line; bad input is one line on standard error and exit code 2."""
     try:
@@ -82,6 +151,30 @@ def main() -> None:
         message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         print(f"ppl: {' '.join(message.splitlines())}", file=sys.stderr)
         sys.exit(2)
+
+
+def _whole(option: str, text: str) -> int:
+    if not text.strip().replace("_", "").isdecimal() or int(text) < 1:
+        raise ValueError(f"{option}: whole numbers from 1 up, separated by commas, are wanted, got {text.strip()!r}")
+    return int(text)
+
+
+def _pairs(option: str, texts: list[str] | None) -> dict[str, str] | None:
+    pairs = [text.partition("=") for text in texts or ()]
+    for name, equals, value in pairs:
+        if not (name and equals and value):
+            raise ValueError(f"{option}: NAME=VALUE is wanted, got {name + equals + value!r}")
+    return {name: value for name, _, value in pairs} or None
+
+
+def _keep_compiled() -> None:
+    """Keep compiled programs from one run to the next, unless the user has set a place for them."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(Path(base) / "ppl" / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _check_json(path: Path, out: Path | None) -> None:

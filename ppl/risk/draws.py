@@ -19,6 +19,7 @@ class LogBeta(NamedTuple):
     log_rest: Float[Array, "*shape"]
 
 
+@jax.jit
 def log_gamma_variates(key: Key[Array, ""], shape_parameter: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     r"""Logarithms of independent $\mathrm{Gamma}(a, 1)$ variates, one for each shape parameter $a > 0$.
 

@@ -90,7 +90,8 @@ def _flattened(log_weights, least):
 
     # In ln(exponent) the bisection would miss 1 itself; from (0, 2) its first middle is 1.
     low, _ = jax.lax.fori_loop(0, _HALVINGS, halve, (jnp.zeros(()), 2 * jnp.ones(())))
-    return jnp.minimum(low, 1) * log_weights
+    # Where so many points have no density that no exponent is small enough, it is 0, and 0 times -inf is no number.
+    return jnp.where(log_weights > -jnp.inf, jnp.minimum(low, 1) * log_weights, -jnp.inf)
 
 
 def _root(covariance):

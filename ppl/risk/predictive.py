@@ -77,8 +77,9 @@ def coverage(
         # By Taylor near 0, which takes a third of the time of expm1.
         series = -log_miss * (1 + log_miss * (1 / 2 + log_miss * (1 / 6 + log_miss / 24)))
         cover = jnp.sum(weights * jnp.where(log_miss > -0.03, series, 1 - each), 1)
-        # Where every probability of a draw underflows, its logarithm must still be a number.
-        return Coverage(jnp.sum(weights * each, 1), jnp.maximum(cover, jnp.finfo(cover.dtype).tiny))
+        # Where every probability of a draw underflows, or every miss, its logarithm must still be a number.
+        tiny = jnp.finfo(cover.dtype).tiny
+        return Coverage(jnp.maximum(jnp.sum(weights * each, 1), tiny), jnp.maximum(cover, tiny))
 
     return Coverage(*(values.T for values in jax.lax.map(at, jnp.asarray(attempts))))
 
