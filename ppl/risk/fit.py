@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Array, Bool, Float, Key, Shaped
 from matplotlib.figure import Figure
 
-from ppl.intervals import Interval
+from ppl.intervals import Interval, check_level
 from ppl.keys import as_key
 from ppl.records import Records
 from ppl.risk import caveats
@@ -123,7 +123,7 @@ class RiskFit(DrawsResult):
         **Raises:** as `pass_at`.
         """
         _check_choice("target", target, ("corpus", "population"))
-        ks = jnp.asarray(_attempts(k), jnp.float32)
+        ks = jnp.asarray(_attempts(k, "k"), jnp.float32)
         if target == "corpus":
             draws = _corpus(self.theta.log_theta, ks).miss
         else:
@@ -141,6 +141,7 @@ class RiskFit(DrawsResult):
         """
         if not 0 < rate < 1:
             raise ValueError(f"rate: must be in (0, 1), got {rate}")
+        check_level(level)
         _check_choice("target", target, ("corpus", "population"))
         _check_choice("expert", expert, EXPERTS)
         if target == "corpus":
@@ -350,11 +351,11 @@ def _pair_likelihood(hyper: HyperDraws, table: CountTable) -> Float[Array, "draw
     return log_beta_binomial(hyper.alpha[:, None], hyper.beta[:, None], table.successes, table.failures)
 
 
-def _attempts(n: int | Sequence[int]) -> list[int]:
+def _attempts(n: int | Sequence[int], name: str = "n") -> list[int]:
     numbers = np.atleast_1d(np.asarray(n, np.float64))
     wrong = numbers[~((numbers >= 1) & (numbers == np.round(numbers)) & np.isfinite(numbers))]
     if wrong.size:
-        raise ValueError(f"n: a whole number of attempts from 1 up is wanted, got {wrong[0]:g}")
+        raise ValueError(f"{name}: a whole number of attempts from 1 up is wanted, got {wrong[0]:g}")
     return [int(number) for number in numbers]
 
 

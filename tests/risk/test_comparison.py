@@ -1,11 +1,13 @@
 import warnings
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import special, stats
 
-from ppl.intervals import mean_interval
+from ppl.intervals import beta_interval, mean_interval
 from ppl.risk.attempts import Attempts, stop_at_success
 from ppl.risk.comparison import compare
 from ppl.risk.paired_logit import OWN_SD, PRIOR_MEAN, PRIOR_SD, pass_at
@@ -226,3 +228,17 @@ ONE = Attempts([1, 0], [1, 2], ["p", "q"])
 def test_bad_calls_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("model", "right", "published"),
+    [
+        ("claude-2.1", 20, (0.8389, 0.9988)),
+        ("llama-v2-13b-chat", 0, (0.0012, 0.1611)),
+        ("gpt-4-1106-preview (functions)", 18, (0.6962, 0.9695)),
+    ],
+)
+def test_published_intervals_of_twenty_questions(model, right, published):
+    table = pd.read_csv(Path(__file__).parent / "data" / "eval-matrices" / "langchain_tool_use.csv")
+    assert table[model].sum() == right
+    assert beta_interval(right, 20, 0.95, prior=(1.0, 1.0)) == pytest.approx(published, abs=5e-5)
