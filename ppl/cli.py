@@ -154,8 +154,9 @@ def main() -> None:
 
 
 def _whole(option: str, text: str) -> int:
-    if not text.strip().replace("_", "").isdecimal() or int(text) < 1:
-        raise ValueError(f"{option}: whole numbers from 1 up, separated by commas, are wanted, got {text.strip()!r}")
+    if not text.strip().replace("_", "").isdecimal() or not 1 <= int(text) <= 10**7:
+        wanted = "whole numbers from 1 to 10^7, separated by commas, are wanted"
+        raise ValueError(f"{option}: {wanted}, got {text.strip()!r}")
     return int(text)
 
 

@@ -26,7 +26,7 @@ def of_data(attempts: Attempts, reach: int) -> list[str]:
     elif (s == n).all():
         found.append(f"all {n.sum():,} attempts succeeded: rates are bounded from below only")
     if len(attempts) < _FEW:
-        found.append(f"{len(attempts)} problems say little about others: read the population's figures as the prior's")
+        found.append(f"with {len(attempts)} problem(s) figures of the population are the prior's as much as the data's")
     if (n == 0).any():
         found.append(f"{(n == 0).sum()} problems without an attempt count in the corpus, by the other problems alone")
     if n.min() < n.max():

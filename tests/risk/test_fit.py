@@ -343,7 +343,7 @@ def test_one_problem():
     mean, (lower, upper) = one.pass_at(1)
     assert lower < 3 / TRIALS < upper
     assert 0.05 < mean < 0.25
-    assert any(warning.startswith("1 problems say little about others") for warning in one.warnings())
+    assert any(warning.startswith("with 1 problem(s) figures of the population") for warning in one.warnings())
     population = one.pass_at(1, target="population").interval
     assert population.upper - population.lower > upper - lower
     assert one.problems().shape == (1, 5)

@@ -116,10 +116,14 @@ def test_compiled_programs_are_kept_in_the_users_cache(written):
 
 ABOVE = "problem,successes,trials\na,2,4\nb,5,4\n"
 BAD_INPUT = {
-    "at zero": (["{good}", "--at", "0,5"], "--at: whole numbers from 1 up, separated by commas, are wanted, got '0'"),
-    "at of a word": (["{good}", "--at", "1,many"], "--at: whole numbers from 1 up"),
-    "at of a fraction": (["{good}", "--at", "1.5"], "--at: whole numbers from 1 up"),
-    "no number": (["{good}", "--at", ""], "--at: whole numbers from 1 up"),
+    "at zero": (
+        ["{good}", "--at", "0,5"],
+        "--at: whole numbers from 1 to 10^7, separated by commas, are wanted, got '0'",
+    ),
+    "at too far": (["{good}", "--at", "20_000_000"], "--at: whole numbers from 1 to 10^7"),
+    "at of a word": (["{good}", "--at", "1,many"], "--at: whole numbers from 1 to 10^7"),
+    "at of a fraction": (["{good}", "--at", "1.5"], "--at: whole numbers from 1 to 10^7"),
+    "no number": (["{good}", "--at", ""], "--at: whole numbers from 1 to 10^7"),
     "target 1": (["{good}", "--target", 1], "--target: must be in (0, 1), got 1.0"),
     "target of a word": (["{good}", "--target", "most"], "Invalid value for '--target'"),
     "level 0": (["{good}", "--level", 0], "--level: must be in (0, 1), got 0.0"),
