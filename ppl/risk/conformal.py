@@ -8,6 +8,7 @@ Forecasts of a time series are exchangeable only as far as their errors stay ali
 import dataclasses
 from typing import Any, Literal, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, Shaped
@@ -20,6 +21,7 @@ from ppl.risk.quantiles import Levels, Observed, Quantiles, checked
 from ppl.risk.results import DrawsResult, estimate
 
 Sides = Literal["two", "one"]
+_log_betas = jax.jit(log_beta_variates)  # its loop would else be compiled at each call
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -112,7 +114,7 @@ def conformalize(
         offsets = np.where(upper, chosen, -chosen)
     a = jnp.broadcast_to(jnp.asarray(rank, jnp.float32), (draws, len(rank)))
     return Conformal(
-        draws={"coverage": np.exp(log_beta_variates(as_key(key), a, len(y) + 1 - a).log_theta)},
+        draws={"coverage": np.exp(np.asarray(_log_betas(as_key(key), a, len(y) + 1 - a).log_theta))},
         dims={"coverage": ["target"]},
         coords={"target": nominal.round(12)},
         attrs={"method": f"conformalized quantile regression, {sides}-sided", "calibration_forecasts": len(y)},

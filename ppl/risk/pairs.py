@@ -33,6 +33,7 @@ from ppl.risk.draws import log_gamma_variates
 from ppl.risk.results import DrawsResult, estimate
 
 Probabilities = float | Float[np.ndarray | Array, "..."]
+_log_gammas = jax.jit(log_gamma_variates)  # its loop would else be compiled at each call
 _ROUNDING = 1e-6  # probabilities from float32 logits are this far from where they should be
 
 
@@ -280,7 +281,7 @@ def _mixture_cells(
         key, now = jax.random.split(key)
         # In logarithms: with no problem of a kind, its float32 probability would often be 0.
         shape = jnp.broadcast_to(jnp.asarray(counts + 0.5, jnp.float32), (max(draws, 1_000), 3))
-        gammas = np.asarray(log_gamma_variates(now, shape), dtype=np.float64)
+        gammas = np.asarray(_log_gammas(now, shape), dtype=np.float64)
         mixture = gammas[gammas[:, 0] + gammas[:, 2] > 2 * gammas[:, 1] - np.log(4)]
         kept.append(mixture)
         tried, accepted = tried + len(gammas), accepted + len(mixture)

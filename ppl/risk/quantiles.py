@@ -109,8 +109,8 @@ def score(
     """
     q, y, tau = checked(predicted, observed, levels)
     _check_symmetric(tau)
-    index = cluster_index(clusters, len(y))
     check_draws(draws)
+    index = cluster_index(clusters, len(y))
     half = len(tau) // 2
     lower, upper = q[:, :half], q[:, ::-1][:, :half]
     # The two losses of a central interval are tau (u - l), its width's share, and the distance by which it missed; the

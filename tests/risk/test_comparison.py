@@ -35,6 +35,7 @@ def quietly(*arguments, **options):
         return compare(*arguments, **options)
 
 
+@pytest.mark.calibration
 def test_coverage_and_calibration_over_the_prior():
     rng = np.random.default_rng(5)
     below, better = [], []
