@@ -166,6 +166,7 @@ def recovered():
     return result
 
 
+@pytest.mark.calibration
 @pytest.mark.parametrize("name", TRUTHS)
 def test_a_family_finds_what_it_made(recovered, name):
     fit, truth = recovered[name]

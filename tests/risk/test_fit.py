@@ -92,6 +92,7 @@ def test_intervals_of_the_stack_cover(repeated, triplet):
         assert count >= binomial_range(SETS, 0.95, 2e-3)[0], (triplet, BEYOND[at], count)
 
 
+@pytest.mark.calibration
 def test_simulation_based_calibration_of_the_beta_law():
     """Ranks of the true parameter and coverage among posterior draws, where the prior is what made the data."""
     prior, sets = DEFAULT_PRIOR, 100
