@@ -88,7 +88,7 @@ def aggregated(forecasts: Forecasts, levels: np.ndarray, seed: int) -> None:
             models=models,
             clusters=dates[known],
             steps=400,
-            draws=16,
+            draws=16 if vary == "model" else 1,
             key=seed,
         )
         label = f"weights by {vary}, shrunk"
@@ -102,7 +102,7 @@ def aggregated(forecasts: Forecasts, levels: np.ndarray, seed: int) -> None:
 def repaired(forecasts: Forecasts, levels: np.ndarray, seed: int) -> None:
     q, y, _, _, known, later = forecasts
     # Without penalty and shrinkage a level may be taken from any other, and neighbours cross.
-    fit = fit_aggregation(q[known], y[known], levels, vary="cross", crossing=0.0, steps=400, draws=16, key=seed)
+    fit = fit_aggregation(q[known], y[known], levels, vary="cross", crossing=0.0, steps=400, draws=1, key=seed)
     raw = fit.predict(q[later], monotone=None)
     before = weighted_interval_score(raw, y[later], levels)
     print("\nDeaths: weights by cross, neither penalty nor shrinkage; repair (published: never increases the score)")

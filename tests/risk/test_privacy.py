@@ -72,15 +72,8 @@ def test_epsilon_is_the_smallest_whose_region_holds_the_rates(fnr, fpr, delta):
 
 
 def test_rates_at_the_corners():
-    assert epsilon_from_rates(
-        np.array([0.0, 1.0, 0.0, 1.0, 0.5]), np.array([0.0, 1.0, 1.0, 0.0, 0.5]), 0.0
-    ).tolist() == [
-        np.inf,
-        np.inf,
-        0.0,
-        0.0,
-        0.0,
-    ]
+    corners = np.array([[0.0, 1.0, 0.0, 1.0, 0.5], [0.0, 1.0, 1.0, 0.0, 0.5]])
+    assert np.array_equal(epsilon_from_rates(corners[0], corners[1], 0.0), [np.inf, np.inf, 0.0, 0.0, 0.0])
     assert epsilon_from_rates(0.3, 0.1, 0.0) == pytest.approx(np.log(7))
     assert epsilon_from_rates(0.9, 0.7, 0.0) == pytest.approx(np.log(7))  # the opposite guess
     assert epsilon_from_rates(0.0, 0.95, 0.1) == 0
@@ -115,6 +108,19 @@ def test_coverage_at_fixed_asymmetric_rates(fnr, fpr):
         inside.append(lower <= truth <= upper)
     # 0.90, 0.89 and 0.90 here. At one truth it need not be 0.9 exactly; 4 standard errors of 0.017 on both sides.
     assert 0.83 < np.mean(inside) < 0.97
+
+
+def test_at_equal_rates_the_posterior_is_too_high_and_clopper_pearson_is_not():
+    rng = np.random.default_rng(6)
+    truth, above = epsilon_from_rates(0.12, 0.12, 1e-5), []
+    for i in range(400):
+        fn, fp = rng.binomial(500, 0.12, size=2)
+        counts = (500 - fn, 500 - fp, fp, fn, 1e-5)
+        posterior = epsilon(*counts, draws=1_000, key=i).interval
+        above.append([posterior.lower > truth, epsilon_interval(*counts).lower > truth])
+    # 0.17 at 2,000 repetitions, as the docstring says; 0.05 would be right, and 4 standard errors are 0.075 (6e-5).
+    assert np.mean(above, axis=0)[0] == pytest.approx(0.17, abs=0.075)
+    assert np.mean(above, axis=0)[1] < 0.05
 
 
 def test_intervals_of_single_rates():
@@ -161,7 +167,8 @@ def test_guesses_at_one_model_are_not_counted_as_independent():
     for i in range(60):
         cells = (20 - fn[i], 20 - fp[i], fp[i], fn[i])
         per_model = epsilon_per_model(*cells, 1e-5, draws=500, key=i, level=level).interval
-        pooled = epsilon(*(int(cell.sum()) for cell in cells), 1e-5, draws=500, key=i, level=level).interval
+        tp, tn, false_positives, false_negatives = (int(cell.sum()) for cell in cells)
+        pooled = epsilon(tp, tn, false_positives, false_negatives, 1e-5, draws=500, key=i, level=level).interval
         inside.append([lower <= truth <= upper for lower, upper in (per_model, pooled)])
     # 0.92 and 0.46 at 300 repetitions; the standard errors here are 0.035 and 0.065.
     assert np.mean(inside, axis=0)[0] > 0.78
