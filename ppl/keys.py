@@ -33,3 +33,11 @@ def as_key(key: int | np.integer | Key[Array, ""]) -> Key[Array, ""]:
     if not 0 <= seed < _SEEDS:
         raise ValueError(f"key: a seed must be in [0, 2**32), got {seed}")
     return jax.random.key(seed)
+
+
+def numpy_generator(key: int | np.integer | Key[Array, ""]) -> np.random.Generator:
+    """A numpy generator from a key or seed, for draws that numpy makes faster than JAX on the host.
+
+    **Raises:** as `as_key`.
+    """
+    return np.random.default_rng(np.asarray(jax.random.key_data(as_key(key))))

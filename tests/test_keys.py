@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ppl.keys import as_key
+from ppl.keys import as_key, numpy_generator
 
 
 def test_a_typed_key_is_returned_as_it_is():
@@ -39,3 +39,10 @@ def test_it_works_under_jit_and_vmap():
     drawn = jax.jit(jax.vmap(lambda key: jax.random.uniform(as_key(key))))(keys)
     assert drawn.shape == (3,)
     assert len(set(drawn.tolist())) == 3
+
+
+def test_a_numpy_generator_repeats_by_its_key_and_refuses_what_is_no_seed():
+    first, again, other = (numpy_generator(key).random(3).tolist() for key in (0, jax.random.key(0), 1))
+    assert first == again != other
+    with pytest.raises(ValueError, match="key: a seed must be in"):
+        numpy_generator(-1)

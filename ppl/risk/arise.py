@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 from matplotlib.figure import Figure
 
-from ppl.keys import as_key
+from ppl.keys import as_key, numpy_generator
 from ppl.plots import legend_beside, new_figure
 from ppl.risk.bootstrap import weighted_means
 from ppl.risk.results import DrawsResult
@@ -183,7 +183,7 @@ def _noise(
     Given a problem's total the deal is exact under "accuracy does not depend on the level". NumPy's hypergeometric
     draws, since JAX has none; the generator is seeded from the key.
     """
-    generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    generator = numpy_generator(key)
     good = np.broadcast_to(s.sum(axis=1), (shuffles, len(s))).astype(np.int64)
     bad = (n.sum(axis=1) - s.sum(axis=1)).astype(np.int64) + np.zeros_like(good)
     dealt = np.empty((shuffles, *s.shape))

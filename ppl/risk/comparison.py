@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, Shaped
 from matplotlib.figure import Figure
 
-from ppl.keys import as_key
+from ppl.keys import as_key, numpy_generator
 from ppl.plots import new_figure
 from ppl.risk.attempts import Attempts
 from ppl.risk.bootstrap import weighted_means
@@ -249,7 +249,7 @@ def _paired(pairs: _Pairs, key: Key[Array, ""], draws: int) -> _Found:
     # Cells: neither, B only, A only, both.
     cell = pairs.successes @ np.array([2, 1])
     # Numpy's gammas, seeded by the key: JAX compiles its own for seconds.
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    rng = numpy_generator(key)
     shares = rng.dirichlet(np.bincount(cell, minlength=4) + 0.5, draws)
     return _Found(
         {"rate_a": shares[:, 2] + shares[:, 3], "rate_b": shares[:, 1] + shares[:, 3]},
@@ -269,7 +269,7 @@ def _bootstrap(pairs: _Pairs, k: int, groups: Int[np.ndarray, " problems"], key:
 
 def _clustered(pairs: _Pairs, k: int, groups: Int[np.ndarray, " problems"], key: Key[Array, ""], draws: int) -> _Found:
     del k  # 1, as compare has checked
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    rng = numpy_generator(key)
     sides = []
     for i in (0, 1):
         successes, trials = (np.bincount(groups, counts[:, i]) for counts in (pairs.successes, pairs.trials))

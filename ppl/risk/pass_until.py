@@ -10,14 +10,13 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, Shaped
 from matplotlib.figure import Figure
 from scipy import special, stats
 
 from ppl.intervals import Interval, check_level, mean_interval
-from ppl.keys import as_key
+from ppl.keys import numpy_generator
 from ppl.plots import BAND, legend_beside, new_figure
 from ppl.risk.attempts import Attempts
 from ppl.risk.results import DrawsResult, Estimate
@@ -113,7 +112,7 @@ def pass_until(
             f"successes: row {empty[0]} has {s[empty[0]]} of {n[empty[0]]} and prior {prior} no posterior; "
             "give a prior with a positive first parameter, such as (0.5, 0.5)"
         )
-    p = _generator(key).beta(prior[0] + s, prior[1] + n - s, (draws, len(s)))
+    p = numpy_generator(key).beta(prior[0] + s, prior[1] + n - s, (draws, len(s)))
     last = s == target  # then the last attempt is one of the successes, and has no other place among the orders
     log_orders = special.gammaln(n + 1 - last) - special.gammaln(s + 1 - last) - special.gammaln(n - s + 1)
     return PassUntil(
@@ -222,7 +221,7 @@ def task_law(
         raise ValueError("sizes: all alike; a line wants at least two")
     x, y = np.log(n), np.log(-np.log(rate))
     center, slope, spread, sigma, degrees = _least_squares(x, y)
-    rng = _generator(key)
+    rng = numpy_generator(key)
     scale = sigma * np.sqrt(degrees / rng.chisquare(degrees, draws))
     noise = rng.standard_normal((2, draws)) * scale
     slopes = slope + noise[1] / np.sqrt(spread)
@@ -233,11 +232,6 @@ def task_law(
         sizes=n,
         values=y,
     )
-
-
-def _generator(key: int | Key[Array, ""]) -> np.random.Generator:
-    """numpy's, seeded by the key: its beta draws are in float64 and ten times as fast as log-gammas in JAX on a CPU."""
-    return np.random.default_rng(np.asarray(jax.random.key_data(as_key(key))).tolist())
 
 
 def _least_squares(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float, float, int]:

@@ -8,14 +8,13 @@ import dataclasses
 import warnings
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 from matplotlib.figure import Figure
 from scipy import special, stats
 
 from ppl.intervals import JEFFREYS, Interval, check_level
-from ppl.keys import as_key
+from ppl.keys import numpy_generator
 from ppl.plots import legend_beside, new_figure
 from ppl.risk.results import DrawsResult
 
@@ -113,7 +112,7 @@ def judged_accuracy(
     if draws < 1:
         raise ValueError(f"draws: at least 1 is wanted, got {draws}")
     # Inverse incomplete betas exist in scipy only, in float64; so a numpy generator, seeded by the key.
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(as_key(key))))
+    rng = numpy_generator(key)
     q1 = rng.beta(prior[0] + positive, prior[1] + num_right - positive, _POOL * draws)
     q0 = rng.beta(prior[0] + num_wrong - false_positive, prior[1] + false_positive, _POOL * draws)
     better = q0 + q1 > 1

@@ -15,14 +15,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, Shaped
 from matplotlib.figure import Figure
 from scipy import special
 
 from ppl.intervals import JEFFREYS, Interval, check_level
-from ppl.keys import as_key
+from ppl.keys import numpy_generator
 from ppl.plots import new_figure
 from ppl.risk.clustered_rate import RateDraws, clustered_rate
 from ppl.risk.results import DrawsResult, estimate
@@ -153,7 +152,7 @@ def epsilon(
     # NumPy's gamma draws are 14 times faster here than JAX's, and 20 million of them are a usual request. In float64 a
     # rate and its complement, each over the sum, keep their relative precision down to 1e-30, so no logarithms are
     # needed.
-    generator = _generator(key)
+    generator = numpy_generator(key)
     named = {name: np.empty(draws, dtype=np.float32) for name in ("epsilon", "fnr", "fpr")}
     for start in range(0, draws, _CHUNK):
         part = slice(start, min(start + _CHUNK, draws))
@@ -212,7 +211,7 @@ def epsilon_per_model(
         if values.ndim != 1 or values.shape != cells["tp"].shape or not values.size:
             raise ValueError(f"{name}: one count for each model is wanted, got shape {values.shape}")
     _check(delta, level, draws)
-    generator = _generator(key)
+    generator = numpy_generator(key)
     negative = clustered_rate(cells["fn"], cells["fn"] + cells["tp"], draws, generator)
     positive = clustered_rate(cells["fp"], cells["fp"] + cells["tn"], draws, generator)
     negative, positive = _coupled(negative, positive, cells, generator)
@@ -336,7 +335,3 @@ def _check(delta: float, level: float, draws: int) -> None:
 def _check_delta(delta: float) -> None:
     if not 0 <= delta < 1:
         raise ValueError(f"delta: must be in [0, 1), got {delta}")
-
-
-def _generator(key: int | Key[Array, ""]) -> np.random.Generator:
-    return np.random.default_rng(np.asarray(jax.random.key_data(as_key(key))).tolist())

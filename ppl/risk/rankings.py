@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key, Num
 from matplotlib.figure import Figure
 
 from ppl.intervals import JEFFREYS, check_level
-from ppl.keys import as_key
+from ppl.keys import as_key, numpy_generator
 from ppl.plots import new_figure
 from ppl.risk.results import DrawsResult
 
@@ -164,7 +164,7 @@ def rank_levels(
     if not (weights > 0).all():
         raise ValueError(f"prior: pseudo-counts must be positive, got {prior}")
     # Numpy's gammas, seeded by the key: JAX compiles its own for seconds, for each new shape.
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(as_key(key))))
+    rng = numpy_generator(key)
     shares = rng.standard_gamma(table + weights, (draws, *table.shape))
     means = shares @ np.asarray(values, dtype=np.float64) / shares.sum(axis=2)
     return rank_draws(means, names)

@@ -11,13 +11,12 @@ import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 
-import jax
 import numpy as np
 import pandas as pd
 from jaxtyping import Array, Float, Int, Key, Num
 from matplotlib.figure import Figure
 
-from ppl.keys import as_key
+from ppl.keys import numpy_generator
 from ppl.plots import legend_beside, new_figure
 from ppl.risk.judge_gibbs import AGREE, CHAINS, Items, joint_probability, run
 from ppl.risk.rankings import Ranking, rank_draws
@@ -234,7 +233,7 @@ def judged_levels(
         monotone=prior.monotone,
     )
     # Multinomials of whole tables of chains and patterns exist in numpy, seeded by the key.
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(as_key(key))))
+    rng = numpy_generator(key)
     share, confusion, r_hat = run(items, values, max(2, -(-draws // CHAINS)), rng)
     likelihood = np.log(joint_probability(items, share, confusion).sum(axis=2)).astype(np.float32)
     taught = bool((known.sum(axis=2) >= prior.strength).all())

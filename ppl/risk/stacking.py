@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 from scipy import special
 
+from ppl.keys import numpy_generator
 from ppl.risk.attempts import Attempts
 from ppl.risk.beta_binomial import CountTable, count_table, hyper_draws
 from ppl.risk.predictive import LinePoints, coverage, line_points, log_log, predict
@@ -57,7 +58,7 @@ def stack(
     if reach < _LEAST_REACH or attempts.rule.name == "adaptive":
         return Stack({"beta": 1 - LINE_PRIOR, "line": LINE_PRIOR}, np.zeros(0, int), {})
     key_host, key_device = jax.random.split(key)
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key_host)))
+    rng = numpy_generator(key_host)
     kept = np.sort(rng.permutation(len(attempts))[:_MOST_PROBLEMS])
     held = np.repeat([max(2, round(share * reach)) for share in _SHARES], _REPLICATES)
     pairs = [_held_back(rng, attempts, kept, size / reach) for size in held]

@@ -10,13 +10,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float, Key, Shaped
 from matplotlib.figure import Figure
 from scipy import special, stats
 
-from ppl.keys import as_key
+from ppl.keys import numpy_generator
 from ppl.plots import BAND, legend_beside, new_figure
 from ppl.records import Records
 from ppl.risk.attempts import Attempts, StoppingRule, as_attempts
@@ -151,7 +150,7 @@ def ttspm(
     if draws < 1:
         raise ValueError(f"draws: at least 1 is wanted, got {draws}")
     # numpy's generator, seeded by the key: a few thousand draws from a grid are not worth a compilation.
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(as_key(key))).tolist())
+    rng = numpy_generator(key)
     ceiling, chance = _grid_draws(attempts, draws, rng)
     s, n = attempts.successes, attempts.trials
     f, p = ceiling[:, None], chance[:, None]
