@@ -83,7 +83,6 @@ class RiskFit(DrawsResult):
     hyper: HyperDraws
     theta: LogBeta
     line: Line
-    reached: Coverage
     stack: Stack
     key: Key[Array, ""]
 
@@ -187,7 +186,7 @@ class RiskFit(DrawsResult):
         if not ns:
             return found
         interval = self.pass_at(ns, level).interval
-        means = {name: np.asarray(self.pass_at(ns, level, expert=name).mean) for name in self._usable()}
+        means = {name: np.asarray(self.pass_at(ns, level, expert=name).mean) for name in self.usable_experts}
         half = np.asarray(interval.upper - interval.lower) / 2
         return found + caveats.of_extrapolation(ns, self.reach, self.experts, means, half)
 
@@ -202,7 +201,7 @@ class RiskFit(DrawsResult):
             return self._miss([int(n) for n in at], target, expert, num)
 
         middle, (lower, upper) = estimate(miss("stack"), level)
-        experts = {name: 1 - miss(name).mean(axis=0) for name in self._usable()}
+        experts = {name: 1 - miss(name).mean(axis=0) for name in self.usable_experts}
         stacked = Estimate(1 - middle, Interval(1 - upper, 1 - lower))
         return coverage_figure(at, stacked, experts, self._unbiased(), self.reach, level)
 
@@ -210,7 +209,9 @@ class RiskFit(DrawsResult):
         """Each problem's success probability with its interval, from the hardest to the easiest."""
         return problems_figure(self.problems(1, level), level)
 
-    def _usable(self) -> list[Expert]:
+    @property
+    def usable_experts(self) -> list[Expert]:
+        """Those that can predict: a line wants two attempts a problem."""
         return ["beta", "line"] if self.reach > 1 else ["beta"]
 
     def _unbiased(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -311,7 +312,6 @@ def fit(
         hyper=hyper,
         theta=found.theta,
         line=found.line,
-        reached=found.reached,
         stack=stack(key_stack, attempts, reach, found.theta.log_rest, prior_values),
         key=key_pool,
     )

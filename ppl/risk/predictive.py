@@ -38,11 +38,10 @@ class Line(NamedTuple):
 
 
 class Predictive(NamedTuple):
-    """Draws of success probabilities [draws, problems], of the line through their coverage, and of it at its end."""
+    """Draws of success probabilities [draws, problems], and of the line through their coverage."""
 
     theta: LogBeta
     line: Line
-    reached: Coverage
 
 
 class LinePoints(NamedTuple):
@@ -152,7 +151,7 @@ def predict(
     equal = jnp.full(theta.log_rest.shape, 1 / successes.size)
     curve = coverage(theta.log_rest, points.attempts, equal)
     line = spread(key_slope, fit_line(curve, points))
-    return Predictive(theta, line, Coverage(curve.miss[:, -1], curve.cover[:, -1]))
+    return Predictive(theta, line)
 
 
 def spread(key: Key[Array, ""], line: Line) -> Line:

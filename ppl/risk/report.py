@@ -1,8 +1,9 @@
 """What `ppl risk` shows and writes: what was understood, figures with intervals, warnings, JSON, netCDF and plots."""
 
+import functools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ppl.risk.comparison import Comparison
 from ppl.risk.fit import Budget, RiskFit
 from ppl.risk.pass_at import pass_hat_k
 from ppl.risk.readers import Reading
+from ppl.risk.results import Estimate
 from ppl.risk.tails import TailSensitivity
 
 FILES = ("problems.csv", "posterior.nc", "tails.nc", "coverage.png", "problems.png", "tails.png")
@@ -33,12 +35,17 @@ class Report:
     tails: TailSensitivity
     comparison: Comparison | None = None
 
-    @property
+    @functools.cached_property
     def budget(self) -> Budget:
         """Attempts until coverage is `rate`."""
         return self.fit.budget(self.rate, self.level)
 
-    @property
+    @functools.cached_property
+    def corpus(self) -> Estimate:
+        """Coverage of these problems at each of `at`."""
+        return self.fit.pass_at(self.at, self.level)
+
+    @functools.cached_property
     def warnings(self) -> list[str]:
         """Of the file, of the fit, and of the comparison."""
         read = [note.removeprefix("warning: ") for note in self.reading.warnings]
@@ -60,9 +67,9 @@ def understood(reading: Reading) -> Iterator[str]:
 def coverage_table(report: Report) -> Table:
     """One row for each number of attempts: these problems, all such problems, and each expert beyond the data."""
     fit, level = report.fit, report.level
-    view = _table("attempts", "", f"pass@n % [{level:.0%}]", "population % [same]", *_usable(fit))
-    corpus, population = (fit.pass_at(report.at, level, target=target) for target in ("corpus", "population"))
-    experts = [np.asarray(fit.pass_at(report.at, level, expert=name).mean) for name in _usable(fit)]
+    view = _table("attempts", "", f"pass@n % [{level:.0%}]", "population % [same]", *fit.usable_experts)
+    corpus, population = report.corpus, fit.pass_at(report.at, level, target="population")
+    experts = [np.asarray(fit.pass_at(report.at, level, expert=name).mean) for name in fit.usable_experts]
     for i, n in enumerate(report.at):
         seen = n <= fit.reach
         alone = ["" if seen else f"{100 * means[i]:.1f}" for means in experts]
@@ -107,7 +114,7 @@ def sentences(report: Report) -> Iterator[str]:
 
 def as_json(report: Report) -> dict[str, Any]:
     """The figures: see docs/risk.md for each. What is beyond a million millions is null."""
-    fit, corpus, budget = report.fit, report.fit.pass_at(report.at, report.level), report.budget
+    fit, corpus, budget = report.fit, report.corpus, report.budget
     found: dict[str, Any] = {
         "file": report.reading.path,
         "format": report.reading.format,
@@ -175,10 +182,6 @@ def write(report: Report, out: Path) -> list[Path]:
         paths.append(out / "comparison.png")
         report.comparison.plot_difference(report.level).savefig(paths[-1], dpi=150)
     return paths
-
-
-def _usable(fit: RiskFit) -> Sequence[Any]:
-    return [name for name, weight in fit.experts.items() if weight > 0]
 
 
 def _table(*columns: str) -> Table:
