@@ -15,8 +15,7 @@ from matplotlib.figure import Figure
 from scipy import special
 
 from ppl.keys import as_key
-from ppl.plots import new_figure
-from ppl.risk.quantiles import Levels, Observed, Quantiles, checked
+from ppl.risk.quantiles import Levels, Observed, Quantiles, checked, diagonal_figure
 from ppl.risk.results import DrawsResult, estimate
 
 Sides = Literal["two", "one"]
@@ -52,14 +51,8 @@ class Conformal(DrawsResult):
 
     def plot_coverage(self, level: float = 0.9) -> Figure:
         """Coverage given this calibration set, against the stated one."""
-        figure, axes = new_figure()
-        figure.set_size_inches(5, 4.4)
-        middle, (lower, upper) = estimate(self.draws["coverage"], level)
-        axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--")
-        axes.vlines(self.nominal, lower, upper, color="C0", alpha=0.5, linewidth=3)
-        axes.plot(self.nominal, middle, "o", color="C0", markersize=4, clip_on=False)
-        axes.set(xlabel="stated coverage", ylabel=f"coverage, {level:.0%} interval", xlim=(0, 1), ylim=(0, 1))
-        return figure
+        found = estimate(self.draws["coverage"], level)
+        return diagonal_figure(self.nominal, found, "stated coverage", f"coverage, {level:.0%} interval")
 
 
 def conformalize(

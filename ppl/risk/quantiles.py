@@ -15,7 +15,7 @@ from scipy import optimize
 from ppl.keys import as_key
 from ppl.plots import new_figure
 from ppl.risk.bootstrap import weighted_means
-from ppl.risk.results import DrawsResult, estimate
+from ppl.risk.results import DrawsResult, Estimate, estimate
 
 Quantiles = Shaped[np.ndarray | Array, "rows levels"]
 Observed = Shaped[
@@ -77,15 +77,20 @@ class QuantileScores(DrawsResult):
 
     def plot_coverage(self, level: float = 0.9) -> Figure:
         """How often observations were at or below each quantile, against its level."""
-        figure, axes = new_figure()
-        figure.set_size_inches(5, 4.4)
         tau = np.asarray(self.coords["quantile"], dtype=np.float64)
-        lower, upper = estimate(self.draws["quantile_coverage"], level).interval
-        axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--")
-        axes.vlines(tau, lower, upper, color="C0", alpha=0.5, linewidth=3)
-        axes.plot(tau, self.means["quantile_coverage"], "o", color="C0", markersize=4, clip_on=False)
-        axes.set(xlabel="quantile level", ylabel=f"share at or below, {level:.0%} interval", xlim=(0, 1), ylim=(0, 1))
-        return figure
+        found = Estimate(self.means["quantile_coverage"], estimate(self.draws["quantile_coverage"], level).interval)
+        return diagonal_figure(tau, found, "quantile level", f"share at or below, {level:.0%} interval")
+
+
+def diagonal_figure(stated: Float[np.ndarray, " shares"], found: Estimate, xlabel: str, ylabel: str) -> Figure:
+    """Shares with their intervals against what was stated of them; on the diagonal where it was right."""
+    figure, axes = new_figure()
+    figure.set_size_inches(5, 4.4)
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--")
+    axes.vlines(stated, *found.interval, color="C0", alpha=0.5, linewidth=3)
+    axes.plot(stated, found.mean, "o", color="C0", markersize=4, clip_on=False)
+    axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, 1), ylim=(0, 1))
+    return figure
 
 
 def score(
