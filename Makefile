@@ -65,7 +65,7 @@ bench: $(VENV)/.stamp-dev  ## the particle filter and the risk posterior beside 
 	$(BIN)/python tests/benchmarks/risk_speed.py
 
 calibration: $(VENV)/.stamp-dev  ## accuracy and coverage of risk.fit on real counts in ../shared and in simulation
-	$(BIN)/python -m pytest -m calibration
+	XLA_FLAGS=--xla_backend_optimization_level=3 $(BIN)/python -m pytest -m calibration
 	$(BIN)/python tests/benchmarks/risk_calibration.py
 
 scaling: $(VENV)/.stamp-dev  ## decoding methods beside each other over five seeds: the README's table
