@@ -39,7 +39,7 @@ $(VENV)/.stamp-run: $(BIN)/python $(SETUP)
 # The tools of development on top.
 $(VENV)/.stamp-dev: $(VENV)/.stamp-run
 	@echo "installing the tools for tests, linting and docs into $(VENV) (once)"
-	@$(PIP_INSTALL) --editable '.[test,docs,lint,train]'
+	@$(PIP_INSTALL) --editable '.[test,docs,lint]'
 	@touch $@
 
 .venv: $(VENV)/.stamp-dev  ## build the virtual environment alone, tools of development included

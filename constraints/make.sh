@@ -13,7 +13,7 @@ for version in 3.11 3.12 3.13; do
     environment="$(mktemp -d)"
     trap 'rm -rf "$environment"' EXIT
     "$python" -m venv "$environment"
-    "$environment/bin/python" -m pip install --quiet --disable-pip-version-check '.[test,docs,lint,train]'
+    "$environment/bin/python" -m pip install --quiet --disable-pip-version-check '.[test,docs,lint]'
     # Names and versions only: no host, no path.
     "$environment/bin/python" -m pip list --disable-pip-version-check --format freeze --exclude ppl-inference \
         --exclude pip --exclude setuptools --exclude wheel >"constraints/py${version/./}.txt"

@@ -4,6 +4,7 @@ Packages, from the bottom layer up:
 
 - `ppl.smc`: Feynman-Kac models, the particle driver, resampling, tempering, conditional SMC;
 - `ppl.tasks`: generated problems with exact verifiers; `ppl.lm`: language and reward models;
+- `ppl.inference`: any NumPyro program, every inference, one posterior; its call is `ppl.infer`;
 - `ppl.risk`: repeated sampling with calibrated uncertainty, from tables of attempts;
 - `ppl.decode`: test-time scaling methods over one weighted set of samples;
 - shared types in modules of their own: `ppl.records`, `ppl.cost`, `ppl.intervals`, `ppl.keys`, `ppl.arviz_adapter`,
@@ -15,13 +16,15 @@ Nothing is imported here: `import ppl` costs nothing. A part is imported when it
 
 import pkgutil
 from importlib import import_module
-from types import ModuleType
+from typing import Any
 
 _PARTS = frozenset(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def __getattr__(name: str) -> ModuleType:
-    """The part of that name, imported (PEP 562)."""
+def __getattr__(name: str) -> Any:
+    """The part of that name, imported (PEP 562); `infer` is the one call that needs no part's name."""
+    if name == "infer":
+        return import_module("ppl.inference").infer
     if name not in _PARTS:
         parts = ", ".join(sorted(_PARTS))
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; its parts are {parts}")
@@ -29,4 +32,4 @@ def __getattr__(name: str) -> ModuleType:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_PARTS])
+    return sorted([*globals(), *_PARTS, "infer"])

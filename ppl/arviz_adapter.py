@@ -35,6 +35,7 @@ def from_dict(
     dims: Mapping[str, Sequence[str]] | None = None,
     coords: Mapping[str, Sequence[Any] | np.ndarray] | None = None,
     attrs: Mapping[str, str | int | float] | None = None,
+    leading: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Any:
     """Arrays by group and name, as what the installed ArviZ works on.
 
@@ -44,13 +45,18 @@ def from_dict(
     - `dims`: names of a variable's axes (after chain and draw, in a group of draws). Unnamed: `<variable>_dim_<i>`.
     - `coords`: labels along named axes, used in each group that has the axis.
     - `attrs`: facts about the whole, such as the method's name.
+    - `leading`: names of the first axes of all variables of a group, where they are not those said above: particles
+      that a group of draws was resampled from are (chain, particle).
 
     **Returns:** `arviz.InferenceData` for ArviZ 0.x, `xarray.DataTree` for 1.x.
 
     **Raises:** `ValueError` naming group and variable if axes are missing or the number of names does not fit.
     """
     dims, coords = dims or {}, coords or {}
-    datasets = {group: _dataset(group, variables, dims=dims, coords=coords) for group, variables in groups.items()}
+    datasets = {
+        group: _dataset(group, variables, dims=dims, coords=coords, leading=(leading or {}).get(group))
+        for group, variables in groups.items()
+    }
     return _container(datasets, attrs)
 
 

@@ -1,0 +1,147 @@
+"""The loop of all Markov chain samplers: warm up, then advance in blocks from the host.
+
+Blocks make three things one: the progress bar ticks between them, a checkpoint is a state between two of them, and the
+key of step t is `fold_in(key, t)`, so that neither blocks nor a resumed run change a draw. Both programs are compiled
+once for each (model, shapes, method, number of chains) and kept.
+"""
+
+import time
+from collections.abc import Callable
+from os import PathLike
+from typing import Any, Protocol, runtime_checkable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
+
+from ppl.inference.checkpoint import Checkpoint
+from ppl.inference.posterior import Posterior, posterior_of
+from ppl.inference.program import Program
+from ppl.inference.progress import progress
+from ppl.inference.starts import starting_points
+
+LogDensity = Callable[[Float[Array, " d"]], Float[Array, ""]]
+
+_BLOCKS = 10
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """A Markov chain Monte Carlo method: frozen settings and two functions of all chains at once."""
+
+    @property
+    def warmup(self) -> int:
+        """Steps of warm-up, whose draws are not kept."""
+        ...
+
+    def warm(
+        self, key: Key[Array, ""], log_density: LogDensity, positions: Float[Array, "chains d"]
+    ) -> tuple[PyTree, PyTree]:
+        """Adapt. **Returns:** the state of the chains, every leaf `[chains, ...]`, and the parameters found."""
+        ...
+
+    def step(
+        self, keys: Key[Array, " chains"], log_density: LogDensity, states: PyTree, parameters: PyTree
+    ) -> tuple[PyTree, Float[Array, "chains d"], dict[str, Shaped[Array, " chains"]]]:
+        """One step of all chains. **Returns:** states, positions, and statistics by ArviZ's names."""
+        ...
+
+
+def run_chains(
+    key: Key[Array, ""],
+    program: Program,
+    method: Sampler,
+    *,
+    chains: int,
+    draws: int,
+    name: str,
+    thin: int = 1,
+    show_progress: bool = False,
+    checkpoint: str | PathLike[str] | None = None,
+) -> Posterior:
+    """Draws of all chains by a sampler; see `ppl.infer` for the arguments."""
+    begun = time.perf_counter()
+    key_start, key_warm, key_run = jax.random.split(key, 3)
+    block = max(1, -(-draws // _BLOCKS))
+    store = Checkpoint.of(checkpoint, program, method, key, {"chains": chains, "draws": draws, "thin": thin})
+    positions: list[np.ndarray] = []
+    statistics: list[dict[str, np.ndarray]] = []
+    with progress(name, 1 + -(-draws // block), enabled=show_progress) as tick:
+        starts = jax.eval_shape(lambda: jnp.zeros((chains, program.structure.size)))
+        shapes = eqx.filter_eval_shape(_warm, key_warm, program, method, starts)
+        resumed = None if store is None else store.restore(shapes)
+        if resumed is None:
+            carry = _warm(key_warm, program, method, starting_points(key_start, program, chains))
+            done = 0
+        else:
+            carry, positions, statistics, done = resumed
+        tick()
+        while done < draws:
+            carry, kept = _advance(key_run, program, method, carry, jnp.asarray(done * thin), block, thin)
+            moved, stats = jax.device_get(kept)
+            positions.append(np.asarray(moved))
+            statistics.append(stats)
+            done += block
+            if store is not None:
+                store.save(carry, positions, statistics, done)
+            tick()
+    moved = np.concatenate(positions)[:draws].swapaxes(0, 1)
+    stats = {
+        statistic: np.concatenate([part[statistic] for part in statistics])[:draws].swapaxes(0, 1)
+        for statistic in statistics[0]
+    }
+    attrs = {"seconds": time.perf_counter() - begun, "warmup": method.warmup, "thin": thin}
+    return posterior_of(program, jnp.asarray(moved), method=name, stats=stats, attrs=attrs)
+
+
+@eqx.filter_jit
+def _warm(
+    key: Key[Array, ""], program: Program, method: Sampler, positions: Float[Array, "chains d"]
+) -> tuple[PyTree, PyTree]:
+    return method.warm(key, guarded(program.log_density), positions)
+
+
+@eqx.filter_jit
+def _advance(
+    key: Key[Array, ""],
+    program: Program,
+    method: Sampler,
+    carry: tuple[PyTree, PyTree],
+    start: Int[Array, ""],
+    length: int,
+    thin: int,
+) -> tuple[tuple[PyTree, PyTree], tuple[Float[Array, "length chains d"], dict[str, Shaped[Array, "length chains"]]]]:
+    log_density = guarded(program.log_density)
+    states, parameters = carry
+    chains = jax.tree.leaves(states)[0].shape[0]
+
+    def step(states: PyTree, t: Int[Array, ""]) -> tuple[PyTree, tuple[Array, dict[str, Array]]]:
+        keys = jax.random.split(jax.random.fold_in(key, t), chains)
+        states, positions, stats = method.step(keys, log_density, states, parameters)
+        return states, (positions, stats)
+
+    def draw(states: PyTree, t: Int[Array, ""]) -> tuple[PyTree, tuple[Array, dict[str, Array]]]:
+        if thin == 1:
+            return step(states, start + t)
+        states, kept = jax.lax.scan(step, states, start + t * thin + jnp.arange(thin))
+        return states, jax.tree.map(lambda x: x[-1], kept)
+
+    states, kept = jax.lax.scan(draw, states, jnp.arange(length))
+    return (states, parameters), kept
+
+
+def guarded(log_density: LogDensity) -> LogDensity:
+    """NaN as `-inf`: a proposal of no density is refused, and does not poison the chain (blackjax issue 969)."""
+
+    def value(flat: Float[Array, " d"]) -> Float[Array, ""]:
+        density = log_density(flat)
+        return jnp.where(jnp.isnan(density), -jnp.inf, density)
+
+    return value
+
+
+def each_chain(function: Callable[..., Any], *mapped: PyTree) -> Any:
+    """`function` of every chain: `vmap` over the leading axes."""
+    return jax.vmap(function)(*mapped)

@@ -1,0 +1,143 @@
+"""Hamiltonian Monte Carlo: NUTS and HMC with Stan's warm-up, each chain adapted by itself. Kernels are blackjax's."""
+
+import dataclasses
+from typing import Any
+
+import blackjax
+import jax
+from blackjax.adaptation.base import get_filter_adapt_info_fn
+from jaxtyping import Array, Float, Key, PyTree, Shaped
+
+from ppl.inference.chains import LogDensity
+
+
+@dataclasses.dataclass(frozen=True)
+class NUTS:
+    """The No-U-Turn sampler.
+
+    **Arguments:**
+
+    - `warmup`: steps of adaptation of step size and mass matrix (Stan's windows).
+    - `target_accept`: mean acceptance that the step size is tuned to; raise it when transitions diverge.
+    - `max_tree_depth`: at most `2**max_tree_depth` leapfrog steps a draw.
+    - `dense_mass`: a full mass matrix, for strongly correlated posteriors of few dimensions.
+
+    **Source:** Hoffman & Gelman (2014); Betancourt (2017), multinomial version, as in blackjax.
+    """
+
+    warmup: int = 1000
+    target_accept: float = 0.8
+    max_tree_depth: int = 10
+    dense_mass: bool = False
+
+    def __post_init__(self) -> None:
+        check_adaptation(self.warmup, self.target_accept)
+
+    def warm(
+        self, key: Key[Array, ""], log_density: LogDensity, positions: Float[Array, "chains d"]
+    ) -> tuple[PyTree, PyTree]:
+        options = {"max_num_doublings": self.max_tree_depth}
+        return _adapted(blackjax.nuts, key, log_density, positions, self, options)
+
+    def step(
+        self, keys: Key[Array, " chains"], log_density: LogDensity, states: PyTree, parameters: PyTree
+    ) -> tuple[PyTree, Float[Array, "chains d"], dict[str, Shaped[Array, " chains"]]]:
+        kernel = blackjax.nuts.build_kernel()
+
+        def one(key: Any, state: Any, parameters: Any) -> Any:
+            return kernel(
+                key,
+                state,
+                log_density,
+                parameters["step_size"],
+                parameters["inverse_mass_matrix"],
+                max_num_doublings=self.max_tree_depth,
+            )
+
+        states, info = jax.vmap(one)(keys, states, parameters)
+        stats = hamiltonian_stats(states, info, parameters["step_size"])
+        stats |= {"n_steps": info.num_integration_steps, "tree_depth": info.num_trajectory_expansions}
+        return states, states.position, stats
+
+
+@dataclasses.dataclass(frozen=True)
+class HMC:
+    """Hamiltonian Monte Carlo of a fixed number of leapfrog steps; all chains do the same work, which suits GPUs.
+
+    **Arguments:** as of `NUTS`, and `num_steps`, the leapfrog steps of a draw.
+
+    **Source:** Neal (2011).
+    """
+
+    num_steps: int = 16
+    warmup: int = 1000
+    target_accept: float = 0.8
+    dense_mass: bool = False
+
+    def __post_init__(self) -> None:
+        check_adaptation(self.warmup, self.target_accept)
+        if self.num_steps < 1:
+            raise ValueError(f"num_steps: at least one leapfrog step is wanted, got {self.num_steps}")
+
+    def warm(
+        self, key: Key[Array, ""], log_density: LogDensity, positions: Float[Array, "chains d"]
+    ) -> tuple[PyTree, PyTree]:
+        options = {"num_integration_steps": self.num_steps}
+        return _adapted(blackjax.hmc, key, log_density, positions, self, options)
+
+    def step(
+        self, keys: Key[Array, " chains"], log_density: LogDensity, states: PyTree, parameters: PyTree
+    ) -> tuple[PyTree, Float[Array, "chains d"], dict[str, Shaped[Array, " chains"]]]:
+        kernel = blackjax.hmc.build_kernel()
+
+        def one(key: Any, state: Any, parameters: Any) -> Any:
+            matrix = parameters["inverse_mass_matrix"]
+            return kernel(key, state, log_density, parameters["step_size"], matrix, self.num_steps)
+
+        states, info = jax.vmap(one)(keys, states, parameters)
+        return states, states.position, hamiltonian_stats(states, info, parameters["step_size"])
+
+
+def hamiltonian_stats(
+    states: Any, info: Any, step_size: Float[Array, " chains"]
+) -> dict[str, Shaped[Array, " chains"]]:
+    """Statistics that every Hamiltonian sampler has, by ArviZ's names."""
+    return {
+        "lp": states.logdensity,
+        "acceptance_rate": info.acceptance_rate,
+        "diverging": info.is_divergent,
+        "energy": info.energy,
+        "step_size": step_size,
+    }
+
+
+def check_adaptation(warmup: int, target_accept: float) -> None:
+    """**Raises:** `ValueError` for a negative warm-up or a target outside (0, 1)."""
+    if warmup < 0:
+        raise ValueError(f"warmup: a number of steps is wanted, got {warmup}")
+    if not 0 < target_accept < 1:
+        raise ValueError(f"target_accept: a probability strictly between 0 and 1 is wanted, got {target_accept!r}")
+
+
+def _adapted(
+    algorithm: Any,
+    key: Key[Array, ""],
+    log_density: LogDensity,
+    positions: Float[Array, "chains d"],
+    method: NUTS | HMC,
+    options: dict[str, Any],
+) -> tuple[PyTree, PyTree]:
+    adaptation = blackjax.window_adaptation(
+        algorithm,
+        log_density,
+        is_mass_matrix_diagonal=not method.dense_mass,
+        target_acceptance_rate=method.target_accept,
+        adaptation_info_fn=get_filter_adapt_info_fn(),  # keep nothing of the way
+        **options,
+    )
+
+    def one(key: Any, position: Any) -> Any:
+        (state, parameters), _ = adaptation.run(key, position, method.warmup)  # pyright: ignore[reportCallIssue]
+        return state, {name: parameters[name] for name in ("step_size", "inverse_mass_matrix")}
+
+    return jax.vmap(one)(jax.random.split(key, positions.shape[0]), positions)

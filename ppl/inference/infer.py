@@ -1,0 +1,104 @@
+"""`infer`: one call for any NumPyro program and every method."""
+
+from collections.abc import Callable
+from os import PathLike
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Array, Key
+
+from ppl.inference.chains import Sampler, run_chains
+from ppl.inference.posterior import Posterior
+from ppl.inference.program import Program, check_continuous
+from ppl.keys import as_key
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A method that is not a Markov chain: it runs by itself."""
+
+    def run(self, key: Key[Array, ""], program: Program, *, chains: int, draws: int, show_progress: bool) -> Posterior:
+        """`chains` independent runs of `draws` draws or particles each."""
+        ...
+
+
+def infer(
+    model: Callable[..., Any],
+    *args: Any,
+    method: str | Sampler | Method = "nuts",
+    key: int | np.integer | Key[Array, ""] = 0,
+    chains: int = 4,
+    draws: int = 1000,
+    thin: int = 1,
+    show_progress: bool = False,
+    checkpoint: str | PathLike[str] | None = None,
+    **data: Any,
+) -> Posterior:
+    """The posterior of a NumPyro program.
+
+    **Arguments:**
+
+    - `model`: an unchanged NumPyro model function; `args` and `data` are its arguments. Arrays among them are traced:
+      new data of the same shapes reuse what was compiled. Discrete latent sites are summed out by enumeration.
+    - `method`: an object such as `ppl.inference.NUTS(target_accept=0.95)`, or its name, such as `"nuts"`.
+    - `key`: a typed key or an int; the same key gives the same draws on the same platform.
+    - `chains`: independent chains, or runs of a particle method. `draws`: draws a chain, or particles a run.
+    - `thin`: keep each `thin`-th step of a Markov chain.
+    - `show_progress`: a bar on standard error.
+    - `checkpoint`: a folder. A Markov chain's state is saved there every tenth of the draws, and the same call after
+      a kill goes on from it and gives the same draws.
+
+    **Returns:** a `Posterior`.
+
+    **Raises:** `TypeError` for what is no model, or one that uses array values in Python; `ValueError` for a model
+    without latent sites, sites that no enumeration sums out, unknown methods, sizes below 1, a start of infinite
+    density (naming the site), and a checkpoint of another run.
+
+    ```python
+    import jax.numpy as jnp, numpyro, numpyro.distributions as dist, ppl
+
+    def model(y):
+        mu = numpyro.sample("mu", dist.Normal(0, 5))
+        with numpyro.plate("n", y.shape[0]):
+            numpyro.sample("y", dist.Normal(mu, 1), obs=y)
+
+    post = ppl.infer(model, jnp.array([1.2, 0.7, 2.1]), method="nuts", key=0)
+    print(post.summary())
+    ```
+    """
+    for name, value in (("chains", chains), ("draws", draws), ("thin", thin)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: a whole number from 1 up is wanted, got {value!r}")
+    chosen, label = _method(method)
+    program = Program(model, args, data)
+    key = as_key(key)
+    if isinstance(chosen, Sampler):
+        check_continuous(program, label)
+        return run_chains(
+            key,
+            program,
+            chosen,
+            chains=chains,
+            draws=draws,
+            thin=thin,
+            name=label,
+            show_progress=show_progress,
+            checkpoint=checkpoint,
+        )
+    if checkpoint is not None:
+        raise ValueError(f"checkpoint: Markov chains alone are saved as they go; {label} is not one")
+    if thin != 1:
+        raise ValueError(f"thin: Markov chains alone are thinned; {label} is not one")
+    return chosen.run(key, program, chains=chains, draws=draws, show_progress=show_progress)
+
+
+def _method(method: str | Sampler | Method) -> tuple[Any, str]:
+    from ppl.inference import METHODS
+
+    if isinstance(method, str):
+        if method not in METHODS:
+            raise ValueError(f"method: {method!r} is not known; known are {', '.join(map(repr, METHODS))}")
+        return METHODS[method](), method
+    if isinstance(method, type) or not isinstance(method, Sampler | Method):
+        raise ValueError(f"method: a method such as ppl.inference.NUTS() or a name is wanted, got {method!r}")
+    return method, type(method).__name__.lower()

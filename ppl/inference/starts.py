@@ -1,0 +1,127 @@
+"""Where samplers start: chains near the origin of unconstrained space, particles from the prior or what is given."""
+
+from collections.abc import Callable, Mapping
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Key
+from numpyro import handlers
+from numpyro.distributions import Distribution, biject_to
+
+from ppl.inference.program import Program
+
+_RADIUS = 2.0
+_TRIES = 100
+
+
+def starting_points(key: Key[Array, ""], program: Program, num: int) -> Float[Array, "num d"]:
+    """`num` points in (-2, 2)^d whose log density and gradient are finite.
+
+    **Raises:** `ValueError` naming the sites whose log density is not finite, if no point in a hundred will do.
+    """
+    points, good = _points(key, program, num)
+    if not bool(jnp.all(good)):
+        terms = jax.device_get(_terms(program, points[int(jnp.argmin(good))]))
+        bad = [f"{name} ({float(value)})" for name, value in terms.items() if not np.isfinite(value)]
+        where = ", ".join(bad) if bad else "none alone: their sum or its gradient"
+        raise ValueError(
+            f"model: no start of finite density and gradient among {_TRIES} points in (-{_RADIUS}, {_RADIUS})^d of "
+            f"unconstrained space; sites with a log density that is not finite: {where}. Check the data against the "
+            "support of these sites, scale them to order one, or use TemperedSMC, which starts from the prior"
+        )
+    return points
+
+
+@eqx.filter_jit
+def _points(key: Key[Array, ""], program: Program, num: int) -> tuple[Float[Array, "num d"], Bool[Array, " num"]]:
+    size = program.structure.size
+    value_and_grad = jax.value_and_grad(program.log_density)
+
+    def usable(point: Float[Array, " d"]) -> Bool[Array, ""]:
+        value, slope = value_and_grad(point)
+        return jnp.isfinite(value) & jnp.all(jnp.isfinite(slope))
+
+    def one(key: Key[Array, ""]) -> tuple[Float[Array, " d"], Bool[Array, ""]]:
+        def draw(attempt: Array) -> Float[Array, " d"]:
+            return jax.random.uniform(jax.random.fold_in(key, attempt), (size,), minval=-_RADIUS, maxval=_RADIUS)
+
+        def again(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            attempt, _, _ = carry
+            point = draw(attempt)
+            return attempt + 1, point, usable(point)
+
+        first = draw(jnp.asarray(0))
+        start = (jnp.asarray(1), first, usable(first))
+        _, point, good = jax.lax.while_loop(lambda c: ~c[2] & (c[0] < _TRIES), again, start)
+        return point, good
+
+    return jax.vmap(one)(jax.random.split(key, num))
+
+
+@eqx.filter_jit
+def _terms(program: Program, point: Float[Array, " d"]) -> dict[str, Float[Array, ""]]:
+    return program.log_terms(point)
+
+
+class Start:
+    """The distribution that particles start from, and the tempered densities between it and the posterior."""
+
+    def __init__(self, program: Program, distributions: Mapping[str, Distribution]):
+        self.program, self.distributions = program, distributions
+
+    def draw(self, key: Key[Array, ""]) -> Float[Array, " d"]:
+        """One draw, as an unconstrained vector."""
+        key_prior, key_given = jax.random.split(key)
+        keys = dict(zip(self.distributions, jax.random.split(key_given, max(1, len(self.distributions))), strict=False))
+        sites = {site.name: site for site in self.program.structure.latents}
+        values = {
+            name: distribution.sample(keys[name], _missing(distribution, sites[name].shape))
+            for name, distribution in self.distributions.items()
+        }
+        given = {name: jnp.asarray(value) for name, value in values.items()}
+        model = handlers.substitute(handlers.seed(self.program.model, key_prior), data=given)
+        trace = handlers.trace(model).get_trace(*self.program.args, **self.program.kwargs)
+        flat = {name: biject_to(trace[name]["fn"].support).inv(trace[name]["value"]) for name in sites}
+        return self.program.structure.ravel(flat)
+
+    def densities(self, flat: Float[Array, " d"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """The log density of the start, and of the joint, at an unconstrained vector."""
+        prior, likelihood = self.program.log_densities(flat)
+        if not self.distributions:
+            return prior, prior + likelihood
+        return self.program.log_prior_with(flat, self.distributions), prior + likelihood
+
+    def at(self, exponent: Float[Array, ""]) -> Callable[[Float[Array, " d"]], Float[Array, ""]]:
+        """The log density of the tempered target, NaN as `-inf`."""
+
+        def value(flat: Float[Array, " d"]) -> Float[Array, ""]:
+            start, joint = self.densities(flat)
+            density = start + exponent * (joint - start)
+            return jnp.where(jnp.isnan(density), -jnp.inf, density)
+
+        return value
+
+
+def check_start(program: Program, given: Mapping[str, Distribution] | None, label: str) -> None:
+    """**Raises:** `ValueError` for sites that the model has not, and for improper priors without a start."""
+    known = {site.name for site in program.structure.latents}
+    given = given or {}
+    for name in given:
+        if name not in known:
+            raise ValueError(f"start: {name!r} is no latent site of the model; they are {', '.join(sorted(known))}")
+    missing = [name for name in program.structure.improper if name not in given]
+    if missing:
+        raise ValueError(
+            f"start: the prior of {', '.join(missing)} is improper and cannot be drawn from; give a distribution to "
+            f"start from, {label}(start={{{missing[0]!r}: dist.Normal(...)}}), wider than the posterior"
+        )
+
+
+def _missing(distribution: Distribution, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The sample shape that gives a draw of `shape`."""
+    own = distribution.batch_shape + distribution.event_shape
+    if len(own) > len(shape) or own != shape[len(shape) - len(own) :]:
+        raise ValueError(f"start: a distribution of shape {own} does not fit a site of shape {shape}")
+    return shape[: len(shape) - len(own)]
