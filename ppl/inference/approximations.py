@@ -24,8 +24,6 @@ from ppl.inference.program import Program, check_continuous
 from ppl.inference.progress import progress
 from ppl.inference.starts import starting_points
 
-_Drawn = tuple[Float[Array, "chains draws d"], Float[Array, "chains draws"]]
-
 
 @dataclasses.dataclass(frozen=True)
 class Laplace:

@@ -8,7 +8,7 @@ once for each (model, shapes, method, number of chains) and kept.
 import time
 from collections.abc import Callable
 from os import PathLike
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -140,8 +140,3 @@ def guarded(log_density: LogDensity) -> LogDensity:
         return jnp.where(jnp.isnan(density), -jnp.inf, density)
 
     return value
-
-
-def each_chain(function: Callable[..., Any], *mapped: PyTree) -> Any:
-    """`function` of every chain: `vmap` over the leading axes."""
-    return jax.vmap(function)(*mapped)
