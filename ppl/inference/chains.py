@@ -69,9 +69,10 @@ def run_chains(
     positions: list[np.ndarray] = []
     statistics: list[dict[str, np.ndarray]] = []
     with progress(name, 1 + -(-draws // block), enabled=show_progress) as tick:
-        starts = jax.eval_shape(lambda: jnp.zeros((chains, program.structure.size)))
-        shapes = eqx.filter_eval_shape(_warm, key_warm, program, method, starts)
-        resumed = None if store is None else store.restore(shapes)
+        resumed = None
+        if store is not None:  # the carry's structure takes a trace of the warm-up, which other runs should not pay
+            starts = jax.eval_shape(lambda: jnp.zeros((chains, program.structure.size)))
+            resumed = store.restore(eqx.filter_eval_shape(_warm, key_warm, program, method, starts))
         if resumed is None:
             carry = _warm(key_warm, program, method, starting_points(key_start, program, chains))
             done = 0
