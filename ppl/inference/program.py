@@ -180,14 +180,11 @@ class Program(eqx.Module):
             if name in wanted
         }
 
-    def prior_draw(self, key: Key[Array, ""]) -> Float[Array, " d"]:
-        """One draw of the latent sites from the prior, as an unconstrained vector."""
-        trace = handlers.trace(handlers.seed(self.model, key)).get_trace(*self.args, **self.kwargs)
-        values = {
-            site.name: biject_to(trace[site.name]["fn"].support).inv(trace[site.name]["value"])
-            for site in self.structure.latents
-        }
-        return self.structure.ravel(values)
+    def prior_draw(self, key: Key[Array, ""], given: Mapping[str, Shaped[Array, "..."]] = {}) -> Float[Array, " d"]:
+        """One draw of the latent sites from the prior, but of those `given`, as an unconstrained vector."""
+        model = handlers.substitute(handlers.seed(self.model, key), data=dict(given))
+        trace = handlers.trace(model).get_trace(*self.args, **self.kwargs)
+        return self._flat(trace)
 
     def prior_values(self, key: Key[Array, ""]) -> dict[str, Shaped[Array, "..."]]:
         """One draw of latent and deterministic sites from the prior."""
@@ -199,11 +196,7 @@ class Program(eqx.Module):
         """The flat vector of given values of all latent sites."""
         model = handlers.substitute(handlers.seed(self.model, jax.random.key(0)), data=dict(values))
         trace = handlers.trace(model).get_trace(*self.args, **self.kwargs)
-        inverse = {
-            site.name: biject_to(trace[site.name]["fn"].support).inv(trace[site.name]["value"])
-            for site in self.structure.latents
-        }
-        return self.structure.ravel(inverse)
+        return self._flat(trace)
 
     def simulated(self, key: Key[Array, ""], values: Mapping[str, Shaped[Array, "..."]]) -> dict[str, Array]:
         """Observed sites drawn anew given latent values, and deterministic ones: posterior or prior predictive."""
@@ -217,6 +210,14 @@ class Program(eqx.Module):
         model = handlers.seed(_feasible(self.model), jax.random.key(0))
         trace = handlers.trace(model).get_trace(*self.args, **self.kwargs)
         return {site.name: trace[site.name]["value"] for site in self.structure.of_kind("observed")}
+
+    def _flat(self, trace: dict[str, dict[str, Any]]) -> Float[Array, " d"]:
+        """The latent values of a trace, as an unconstrained vector."""
+        values = {
+            site.name: biject_to(trace[site.name]["fn"].support).inv(trace[site.name]["value"])
+            for site in self.structure.latents
+        }
+        return self.structure.ravel(values)
 
     def _moved(self, flat: Float[Array, " d"]) -> Callable[..., Any]:
         """The model with its latents at `flat`; a factor site beside each holds the log Jacobian."""

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
-from numpyro import handlers
-from numpyro.distributions import Distribution, biject_to
+from numpyro.distributions import Distribution
 
 from ppl.inference.program import Program
 
@@ -80,11 +79,7 @@ class Start:
             name: distribution.sample(keys[name], _missing(distribution, sites[name].shape))
             for name, distribution in self.distributions.items()
         }
-        given = {name: jnp.asarray(value) for name, value in values.items()}
-        model = handlers.substitute(handlers.seed(self.program.model, key_prior), data=given)
-        trace = handlers.trace(model).get_trace(*self.program.args, **self.program.kwargs)
-        flat = {name: biject_to(trace[name]["fn"].support).inv(trace[name]["value"]) for name in sites}
-        return self.program.structure.ravel(flat)
+        return self.program.prior_draw(key_prior, {name: jnp.asarray(value) for name, value in values.items()})
 
     def densities(self, flat: Float[Array, " d"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """The log density of the start, and of the joint, at an unconstrained vector."""
