@@ -11,12 +11,18 @@ from ppl.inference.enumeration import Enumeration
 from ppl.inference.hmc import HMC, NUTS
 from ppl.inference.importance import Importance
 from ppl.inference.infer import Method, infer
+from ppl.inference.markov import markov
 from ppl.inference.mclmc import MCLMC
 from ppl.inference.moves import HMCMove, IndependentMove, Move, NUTSMove, RandomWalkMove, SliceMove
 from ppl.inference.nested import NestedSampling
+from ppl.inference.particle_filter import Filtered, particle_filter
+from ppl.inference.particle_gibbs import ParticleGibbs
+from ppl.inference.pmmh import PMMH
 from ppl.inference.posterior import Posterior
 from ppl.inference.program import Program
 from ppl.inference.random_walk import RandomWalk, Slice
+from ppl.inference.smc2 import SMC2
+from ppl.inference.state_space import StateSpace
 from ppl.inference.tempering import TemperedSMC
 
 # Methods by name, as `infer(method=...)` takes them.
@@ -35,6 +41,9 @@ METHODS: dict[str, Callable[[], Any]] = {
     "pathfinder": Pathfinder,
     "advi": ADVI,
     "enumeration": Enumeration,
+    "pmmh": PMMH,
+    "particle_gibbs": ParticleGibbs,
+    "smc2": SMC2,
 }
 
 __all__ = [
@@ -44,9 +53,12 @@ __all__ = [
     "MEADS",
     "METHODS",
     "NUTS",
+    "PMMH",
+    "SMC2",
     "Advice",
     "ChEES",
     "Enumeration",
+    "Filtered",
     "HMCMove",
     "Importance",
     "IndependentMove",
@@ -55,6 +67,7 @@ __all__ = [
     "Move",
     "NUTSMove",
     "NestedSampling",
+    "ParticleGibbs",
     "Pathfinder",
     "Posterior",
     "Program",
@@ -63,6 +76,9 @@ __all__ = [
     "Sampler",
     "Slice",
     "SliceMove",
+    "StateSpace",
     "TemperedSMC",
     "infer",
+    "markov",
+    "particle_filter",
 ]

@@ -8,7 +8,7 @@ it is the density of the vector.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -16,13 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
-from jaxtyping import Array, Float, Key, PyTree, Shaped
+from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 from numpyro import handlers
 from numpyro.distributions import biject_to
-from numpyro.distributions.util import is_identically_one, sum_rightmost
 
-# Factor sites that carry the log Jacobian of a site's bijection; a program has no reason to use this name.
-_JACOBIAN = "_ppl_log_jacobian_"
+from ppl.inference.sites import JACOBIAN, base_distribution, feasible, from_unconstrained, site_log_prob
 
 
 class Site(NamedTuple):
@@ -72,6 +70,16 @@ class Structure:
         """Names of the axes of each site, those of plates by the plate's name."""
         return {site.name: site.dims for site in self.sites}
 
+    def index(self, names: Sequence[str]) -> Int[np.ndarray, " p"]:
+        """Where the values of some sites stand in the flat vector, in its order."""
+        start, places = 0, []
+        for site in self.latents:
+            stop = start + math.prod(site.unconstrained_shape)
+            if site.name in names:
+                places.extend(range(start, stop))
+            start = stop
+        return np.asarray(places, np.int32)
+
     def unravel(self, flat: Float[Array, " d"]) -> dict[str, Float[Array, "..."]]:
         """The flat vector as unconstrained values by site."""
         values, start = {}, 0
@@ -119,8 +127,8 @@ class Program(eqx.Module):
         for site in self._sites(flat).values():
             if site["type"] != "sample":
                 continue
-            term = _log_prob(site)
-            if site["is_observed"] and not site["name"].startswith(_JACOBIAN):
+            term = site_log_prob(site)
+            if site["is_observed"] and not site["name"].startswith(JACOBIAN):
                 likelihood += term
             else:
                 prior += term
@@ -140,16 +148,16 @@ class Program(eqx.Module):
                 continue
             if name in instead:
                 prior += jnp.sum(instead[name].log_prob(site["value"]))
-            elif name in latent or name.startswith(_JACOBIAN):
-                prior += _log_prob(site)
+            elif name in latent or name.startswith(JACOBIAN):
+                prior += site_log_prob(site)
         return prior
 
     def log_terms(self, flat: Float[Array, " d"]) -> dict[str, Float[Array, ""]]:
         """The log density of each sample site at one point, discrete ones as drawn: to find where it is not finite."""
         return {
-            name: _log_prob(site)
+            name: site_log_prob(site)
             for name, site in self._sites(flat).items()
-            if site["type"] == "sample" and not name.startswith(_JACOBIAN)
+            if site["type"] == "sample" and not name.startswith(JACOBIAN)
         }
 
     def constrained(self, flat: Float[Array, " d"], key: Key[Array, ""]) -> dict[str, Shaped[Array, "..."]]:
@@ -159,7 +167,7 @@ class Program(eqx.Module):
         """
         kinds = ("latent", "discrete", "deterministic")
         wanted = {site.name for site in self.structure.sites if site.kind in kinds}
-        model = self._moved(flat)
+        model = self.moved(flat)
         if self.structure.discrete:
             from numpyro.contrib.funsor import config_enumerate, infer_discrete
 
@@ -207,7 +215,7 @@ class Program(eqx.Module):
 
     def observed(self) -> dict[str, Shaped[Array, "..."]]:
         """The data, by observed site."""
-        model = handlers.seed(_feasible(self.model), jax.random.key(0))
+        model = handlers.seed(feasible(self.model), jax.random.key(0))
         trace = handlers.trace(model).get_trace(*self.args, **self.kwargs)
         return {site.name: trace[site.name]["value"] for site in self.structure.of_kind("observed")}
 
@@ -219,11 +227,11 @@ class Program(eqx.Module):
         }
         return self.structure.ravel(values)
 
-    def _moved(self, flat: Float[Array, " d"]) -> Callable[..., Any]:
+    def moved(self, flat: Float[Array, " d"]) -> Callable[..., Any]:
         """The model with its latents at `flat`; a factor site beside each holds the log Jacobian."""
         values = self.structure.unravel(flat)
         model = handlers.seed(self.model, jax.random.key(0))
-        return handlers.substitute(model, substitute_fn=functools.partial(_from_unconstrained, values))
+        return handlers.substitute(model, substitute_fn=functools.partial(from_unconstrained, values))
 
     @property
     def _first_free_dim(self) -> int:
@@ -231,20 +239,20 @@ class Program(eqx.Module):
         return -1 - max((len(site.shape) for site in self.structure.sites), default=0)
 
     def _sites(self, flat: Float[Array, " d"]) -> dict[str, dict[str, Any]]:
-        return handlers.trace(self._moved(flat)).get_trace(*self.args, **self.kwargs)
+        return handlers.trace(self.moved(flat)).get_trace(*self.args, **self.kwargs)
 
     def _enumerated(self, flat: Float[Array, " d"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Log prior of the continuous sites, and the log joint with discrete sites summed out."""
         from numpyro.contrib.funsor import config_enumerate, enum, log_density  # takes seconds; only these need it
 
-        model = enum(config_enumerate(self._moved(flat)), first_available_dim=self._first_free_dim)
+        model = enum(config_enumerate(self.moved(flat)), first_available_dim=self._first_free_dim)
         log_joint, trace = log_density(model, self.args, self.kwargs, {})
         joint = jnp.asarray(log_joint)
         continuous = {site.name for site in self.structure.latents}
         prior = jnp.zeros(())
         for name, site in trace.items():
-            if site["type"] == "sample" and (name in continuous or name.startswith(_JACOBIAN)):
-                prior += _log_prob(site)
+            if site["type"] == "sample" and (name in continuous or name.startswith(JACOBIAN)):
+                prior += site_log_prob(site)
         return prior, joint
 
 
@@ -265,54 +273,6 @@ def check_continuous(program: Program, label: str) -> None:
                 f"model: the discrete latent site {site.name!r} has no finite support to sum over, and {label} moves "
                 "continuous sites only; marginalise it by hand or bound its support"
             )
-
-
-def _from_unconstrained(values: Mapping[str, Float[Array, "..."]], site: dict[str, Any]) -> Array | None:
-    """The value of a site from its unconstrained one; the log Jacobian becomes a factor of the trace.
-
-    A factor, not a list beside the trace: inside `numpyro.contrib.control_flow.scan` the trace alone leaves the loop.
-    """
-    if site["type"] != "sample" or site["name"] not in values:
-        return None
-    value = values[site["name"]]
-    transform = biject_to(site["fn"].support)
-    step = site["infer"].get("_scan_current_index")
-    if step is not None:
-        # All steps' values come in; each step takes its own.
-        rank = len(site["fn"].shape()) - (transform.codomain.event_dim - transform.domain.event_dim)
-        value = value[step] if jnp.ndim(value) > rank else value
-    moved = transform(value)
-    jacobian = transform.log_abs_det_jacobian(value, moved)
-    jacobian = sum_rightmost(jacobian, jnp.ndim(jacobian) - jnp.ndim(moved) + len(site["fn"].event_shape))
-    numpyro.factor(_JACOBIAN + site["name"], jacobian)
-    return moved
-
-
-def _feasible(model: Callable[..., Any]) -> Callable[..., Any]:
-    """The model with some value in the support where a prior is improper and cannot be drawn from."""
-
-    def value(site: dict[str, Any]) -> Array | None:
-        if site["type"] != "sample" or site["is_observed"]:
-            return None
-        if not isinstance(_base(site["fn"]), numpyro.distributions.ImproperUniform):
-            return None
-        transform = biject_to(site["fn"].support)
-        return transform(jnp.zeros(transform.inverse_shape(site["fn"].shape())))
-
-    return handlers.substitute(model, substitute_fn=value)
-
-
-def _log_prob(site: dict[str, Any]) -> Float[Array, ""]:
-    """The log density of a site, summed."""
-    if site["intermediates"]:
-        term = site["fn"].log_prob(site["value"], site["intermediates"])
-    else:
-        term = site["fn"].log_prob(site["value"])
-    scale = site["scale"]
-    # A scaled density (subsampled data) changes the weight of a term, not the volume element of its coordinates.
-    if scale is not None and not is_identically_one(scale) and not site["name"].startswith(_JACOBIAN):
-        term = scale * term
-    return jnp.sum(term)
 
 
 def _as_arrays(arguments: PyTree) -> PyTree:
@@ -353,7 +313,7 @@ def _cached_structure(
 
     def look(arrays: PyTree) -> None:
         args, kwargs = eqx.combine(arrays, jax.tree.unflatten(other_tree, others))
-        trace = handlers.trace(handlers.seed(_feasible(model), jax.random.key(0))).get_trace(*args, **kwargs)
+        trace = handlers.trace(handlers.seed(feasible(model), jax.random.key(0))).get_trace(*args, **kwargs)
         plates: dict[str, int] = {}
         sites = [_site(site, plates) for site in trace.values() if site["type"] in ("sample", "deterministic")]
         found["structure"] = Structure(tuple(site for site in sites if site is not None), tuple(plates.items()))
@@ -382,19 +342,12 @@ def _site(site: dict[str, Any], plates: dict[str, int]) -> Site | None:
         axis = len(shape) - len(fn.event_shape) + frame.dim
         if 0 <= axis < len(shape) and shape[axis] == frame.size:
             dims[axis] = frame.name
-    if isinstance(_base(fn), numpyro.distributions.Unit):
+    if isinstance(base_distribution(fn), numpyro.distributions.Unit):
         return None  # a factor: it has a density and no value
     if site["is_observed"]:
         return Site(name, shape, (), tuple(dims), "observed")
     if fn.support.is_discrete:
         return Site(name, shape, (), tuple(dims), "discrete", enumerable=fn.has_enumerate_support)
     unconstrained = tuple(biject_to(fn.support).inverse_shape(shape))
-    improper = isinstance(_base(fn), numpyro.distributions.ImproperUniform)
+    improper = isinstance(base_distribution(fn), numpyro.distributions.ImproperUniform)
     return Site(name, shape, unconstrained, tuple(dims), "latent", improper=improper)
-
-
-def _base(fn: Any) -> Any:
-    """The distribution inside masks, expansions and reinterpreted batches."""
-    while hasattr(fn, "base_dist") and not isinstance(fn, numpyro.distributions.TransformedDistribution):
-        fn = fn.base_dist
-    return fn

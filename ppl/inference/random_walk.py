@@ -1,6 +1,7 @@
 """Samplers without gradients: adaptive random-walk Metropolis, and slice sampling along random directions."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -31,22 +32,12 @@ class RandomWalk:
         self, key: Key[Array, ""], log_density: LogDensity, positions: Float[Array, "chains d"]
     ) -> tuple[PyTree, PyTree]:
         def one(key: Key[Array, ""], position: Float[Array, " d"]) -> Any:
-            def adapt(carry: Any, scanned: tuple[Key[Array, ""], Bool[Array, ""], Array]) -> tuple[Any, None]:
-                state, windowed, log_scale = carry
-                key, end, t = scanned
-                state, info = _metropolis(key, log_density, state, windowed.factor, jnp.exp(log_scale))
-                # Gain of order t^-0.6: slow enough to forget the start, fast enough to settle.
-                log_scale = log_scale + (t + 1.0) ** -0.6 * (info.acceptance_rate - self.target_accept)
-                return (state, seen(windowed, state.position, end), log_scale), None
+            def step(key: Key[Array, ""], state: Any, factor: Float[Array, "d d"], scale: Float[Array, ""]) -> Any:
+                state, info = _metropolis(key, log_density, state, factor, scale)
+                return state, state.position, info.acceptance_rate
 
-            start = (random_walk.init(position, log_density), started(position), _first_log_scale(position))
-            scanned = (
-                jax.random.split(key, self.warmup),
-                jnp.asarray(window_ends(self.warmup)),
-                jnp.arange(self.warmup),
-            )
-            (state, windowed, log_scale), _ = jax.lax.scan(adapt, start, scanned)
-            return state, {"factor": windowed.factor, "scale": jnp.exp(log_scale)}
+            start = random_walk.init(position, log_density)
+            return adapted_walk(key, step, start, position, self.warmup, self.target_accept)
 
         return jax.vmap(one)(jax.random.split(key, positions.shape[0]), positions)
 
@@ -82,7 +73,7 @@ class Slice:
             def adapt(carry: Any, scanned: tuple[Key[Array, ""], Bool[Array, ""]]) -> tuple[Any, None]:
                 state, windowed = carry
                 key, end = scanned
-                state, _ = _sweep(key, log_density, state, windowed.factor, self.width)
+                state, _ = sweep(key, log_density, state, windowed.factor, self.width)
                 return (state, seen(windowed, state.position, end)), None
 
             start: tuple[Any, Windowed] = (slice.init(position, log_density), started(position))
@@ -96,10 +87,37 @@ class Slice:
         self, keys: Key[Array, " chains"], log_density: LogDensity, states: PyTree, parameters: PyTree
     ) -> tuple[PyTree, Float[Array, "chains d"], dict[str, Shaped[Array, " chains"]]]:
         def one(key: Key[Array, ""], state: Any, parameters: Any) -> Any:
-            return _sweep(key, log_density, state, parameters["factor"], self.width)
+            return sweep(key, log_density, state, parameters["factor"], self.width)
 
         states, evaluations = jax.vmap(one)(keys, states, parameters)
         return states, states.position, {"lp": states.logdensity, "n_steps": evaluations}
+
+
+def adapted_walk(
+    key: Key[Array, ""],
+    step: Callable[..., tuple[Any, Float[Array, " d"], Float[Array, ""]]],
+    state: PyTree,
+    position: Float[Array, " d"],
+    warmup: int,
+    target_accept: float,
+) -> tuple[PyTree, dict[str, Array]]:
+    """The warm-up of a random walk: its state, and the covariance's factor and the scale that it has learned.
+
+    **Arguments:** `step(key, state, factor, scale)` gives the state, its position, and the acceptance probability.
+    """
+
+    def adapt(carry: Any, scanned: tuple[Key[Array, ""], Bool[Array, ""], Array]) -> tuple[Any, None]:
+        state, windowed, log_scale = carry
+        key, end, t = scanned
+        state, position, rate = step(key, state, windowed.factor, jnp.exp(log_scale))
+        # Gain of order t^-0.6: slow enough to forget the start, fast enough to settle.
+        log_scale = log_scale + (t + 1.0) ** -0.6 * (rate - target_accept)
+        return (state, seen(windowed, position, end), log_scale), None
+
+    start = (state, started(position), _first_log_scale(position))
+    scanned = (jax.random.split(key, warmup), jnp.asarray(window_ends(warmup)), jnp.arange(warmup))
+    (state, windowed, log_scale), _ = jax.lax.scan(adapt, start, scanned)
+    return state, {"factor": windowed.factor, "scale": jnp.exp(log_scale)}
 
 
 def _first_log_scale(position: Float[Array, " d"]) -> Float[Array, ""]:
@@ -115,12 +133,19 @@ def _metropolis(
     return random_walk.build_additive_step()(key, state, log_density, random_step)
 
 
-def _sweep(key: Key[Array, ""], log_density: LogDensity, state: Any, factor: Float[Array, "d d"], width: float) -> Any:
-    """As many slices along random directions as dimensions, and the number of density evaluations."""
+def sweep(
+    key: Key[Array, ""],
+    log_density: LogDensity,
+    state: Any,
+    factor: Float[Array, "d d"],
+    width: float,
+    num: int | None = None,
+) -> Any:
+    """`num` slices along random directions (as many as dimensions), and the number of density evaluations."""
 
     def update(state: Any, key: Key[Array, ""]) -> Any:
         state, info = slice_along(key, log_density, state, factor, width)
         return state, info.num_expansions + info.num_shrink
 
-    state, evaluations = jax.lax.scan(update, state, jax.random.split(key, state.position.shape[0]))
+    state, evaluations = jax.lax.scan(update, state, jax.random.split(key, num or state.position.shape[0]))
     return state, jnp.sum(evaluations)

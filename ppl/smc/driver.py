@@ -76,7 +76,7 @@ def filter(
 
     def body(weighted: Weighted, scanned: tuple[Int[Array, ""], Key[Array, "2"], Input]) -> tuple[Weighted, _Kept]:
         t, step_key, u = scanned
-        drawn, parents, resampled = _maybe_resample(step_key[0], model, policy, weighted, t, u)
+        drawn, parents, resampled = maybe_resample(step_key[0], model, policy, weighted, t, u)
         state, log_potential = model.step(step_key[1], drawn.state, u)
         log_potential = as_log_potential("step", state, log_potential, num_particles)
         log_weights, increment, size = reweigh(drawn.log_weights, log_potential)
@@ -142,9 +142,10 @@ def step_keys(key: Key[Array, ""], num_steps: int) -> tuple[Key[Array, ""], Key[
     return key_init, jax.random.split(key_steps, (num_steps, 2))
 
 
-def _maybe_resample(
+def maybe_resample(
     key: Key[Array, ""], model: FeynmanKac, policy: Policy, weighted: Weighted, t: Int[Array, ""], u: Input
 ) -> tuple[Weighted, Int[Array, " n"], Bool[Array, ""]]:
+    """The generation that step `t` moves: resampled if the policy says so, its ancestors, and whether it was."""
     num = weighted.log_weights.shape[0]
     order = None
     if model.arrange is not None:

@@ -1,0 +1,330 @@
+r"""SMC$^2$: a particle system of static parameters, each with its own particle filter, as observations come in.
+
+Parameter particles are weighted by the filters' estimates of $p(y_t \mid y_{1:t-1}, \theta)$; when too few of them
+count they are resampled and moved by particle marginal Metropolis-Hastings on the data so far. The product of the mean
+weights estimates the evidence without bias, for any number of particles on either level. When moves are refused too
+often, filters are exchanged for larger ones, with the ratio of their estimates as a weight.
+"""
+
+import dataclasses
+import time
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
+
+from ppl import smc
+from ppl.inference.posterior import Posterior, posterior_of
+from ppl.inference.program import Program, check_continuous
+from ppl.inference.progress import progress
+from ppl.inference.starts import check_start
+from ppl.inference.state_space import Particle, StateSpace, check_kind, check_paths
+from ppl.inference.tempering import combined_evidence
+from ppl.smc.driver import maybe_resample
+from ppl.smc.resampling import multinomial, systematic
+from ppl.smc.steps import Weighted, reweigh
+from ppl.smc.variance import descend, found, relative_variance
+from ppl.smc.weights import ess, normalised
+
+
+class _Filter(NamedTuple):
+    """One particle filter up to now, with what it takes to draw a path of it."""
+
+    weighted: Weighted
+    log_likelihood: Float[Array, "*theta"]
+    values: dict[str, Shaped[Array, "..."]]  # [T + 1, n, ...], zero from the next step on
+    ancestors: Int[Array, "*theta steps_and_init n"]
+
+
+class _Swarm(NamedTuple):
+    """Parameter particles, every leaf `[m, ...]`."""
+
+    theta: Float[Array, "m p"]
+    log_prior: Float[Array, " m"]
+    filters: _Filter
+
+
+@dataclasses.dataclass(frozen=True)
+class SMC2:
+    r"""SMC$^2$ for a model with a `scan` or `ppl.markov`: posterior of parameters and states, and the evidence.
+
+    **Arguments:**
+
+    - `num_particles`: of each parameter particle's filter, to begin with; doubled, up to `max_particles`, whenever
+      fewer than `min_acceptance` of the moves of parameters are accepted.
+    - `num_moves`: Metropolis steps of each parameter particle after a resampling.
+    - `target_ess`: parameters are resampled when their effective sample size is below this fraction.
+    - `filter`, `policy`, `state`: of the filters, as for `PMMH`.
+    - `batch_size`: how many filters run at a time; all when left out. Memory is that of
+      `draws * num_particles * length` states.
+
+    `infer(..., chains=R, draws=M)` makes R independent runs of M parameter particles. `post.stats` has
+    `log_evidence_increment` (log predictive densities $\log p(y_t \mid y_{1:t-1})$, entry 0 for what stands before
+    the loop), `parameter_ess`, and by step `move_acceptance` (NaN without a move) and `num_particles`.
+
+    **Source:** Chopin, Jacob & Papaspiliopoulos (2013), SMC$^2$, Alg. in § 2 and the exchange step of § 3.6.1.
+    """
+
+    num_particles: int = 100
+    num_moves: int = 5
+    target_ess: float = 0.5
+    max_particles: int = 1600
+    min_acceptance: float = 0.15
+    filter: str = "bootstrap"
+    policy: smc.Policy = smc.Policy()
+    state: tuple[str, ...] | None = None
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_kind(self.filter)
+        for name, value in (("num_particles", self.num_particles), ("num_moves", self.num_moves)):
+            if value < 1:
+                raise ValueError(f"{name}: at least one is wanted, got {value}")
+        if not 0 < self.target_ess < 1:
+            raise ValueError(f"target_ess: a fraction strictly between 0 and 1 is wanted, got {self.target_ess!r}")
+        if not self.policy.proper:
+            raise ValueError("policy: the likelihood wants a proper resampling scheme; a transport's weights are not")
+
+    def run(self, key: Key[Array, ""], program: Program, *, chains: int, draws: int, show_progress: bool) -> Posterior:
+        """`chains` runs of `draws` parameter particles; see `ppl.infer`."""
+        check_continuous(program, "SMC2")
+        check_start(program, None, "SMC2")
+        space = StateSpace(program, self.state)
+        check_paths(space, "SMC2")
+        if not space.parts.parameters:
+            raise ValueError("model: it has no static parameter; ppl.inference.particle_filter is all it takes")
+        begun = time.perf_counter()
+        with progress("smc2", chains * (space.parts.length + 1), enabled=show_progress) as tick:
+            runs = [self._one(one, space, draws, tick) for one in jax.random.split(key, chains)]
+        particles, log_weights, evidences, variances, traces = (list(part) for part in zip(*runs, strict=True))
+        evidence, error = combined_evidence(np.asarray(evidences, np.float32), np.asarray(variances, np.float32))
+        weights = np.stack(log_weights) + (np.asarray(evidences) - evidence)[:, None]
+        stats = {name: np.stack([trace[name] for trace in traces]) for name in traces[0]}
+        return posterior_of(
+            program,
+            jnp.asarray(np.stack(particles)),
+            method="smc2",
+            log_weights=jnp.asarray(weights, jnp.float32),
+            stats=stats | {"run_log_evidence": np.asarray(evidences)},
+            log_evidence=evidence,
+            log_evidence_se=error,
+            attrs={"seconds": time.perf_counter() - begun, "num_particles": int(stats["num_particles"].max())},
+        )
+
+    def _one(
+        self, key: Key[Array, ""], space: StateSpace, num: int, tick: Any
+    ) -> tuple[np.ndarray, np.ndarray, float, float, dict[str, np.ndarray]]:
+        """One run: flat vectors, log weights (log mean exp 0), evidence, its relative variance, and traces."""
+        key_start, key_path, key_run = jax.random.split(key, 3)
+        inner = self.num_particles
+        swarm = _started(key_start, space, self, num, inner)
+        log_weights, increment = _weighed(jnp.zeros(num), swarm.filters.log_likelihood)
+        genealogy = found(jnp.zeros(num))
+        rows = [(float(increment), float(ess(log_weights)), np.nan, inner)]
+        tick()
+        for t in range(1, space.parts.length + 1):
+            key_move, key_exchange, key_step = jax.random.split(jax.random.fold_in(key_run, t), 3)
+            accepted, added, before = np.nan, 0.0, jnp.asarray(t - 1)
+            if float(ess(log_weights)) < self.target_ess * num:
+                swarm, genealogy, rate = _rejuvenated(key_move, space, self, swarm, log_weights, genealogy, before)
+                log_weights, accepted = jnp.zeros(num), float(rate)
+                if accepted < self.min_acceptance and 2 * inner <= self.max_particles:
+                    inner *= 2
+                    swarm, ratio = _exchanged(key_exchange, space, self, swarm, inner, before)
+                    log_weights, exchange = _weighed(log_weights, ratio)
+                    added = float(exchange)
+            swarm, increments = _advanced(key_step, space, self, swarm, before + 1)
+            log_weights, increment = _weighed(log_weights, increments)
+            if not np.isfinite(float(increment)):
+                raise ValueError(
+                    f"model: at step {t} no parameter particle has a filter of finite likelihood; take more draws, or "
+                    "num_particles, or a guided filter"
+                )
+            rows.append((float(increment) + added, float(ess(log_weights)), accepted, inner))
+            tick()
+        variance = float(relative_variance(genealogy, log_weights))
+        flat = _paths(key_path, space, self, swarm)
+        names = ("log_evidence_increment", "parameter_ess", "move_acceptance", "num_particles")
+        traces = {name: np.asarray(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+        total = float(traces["log_evidence_increment"].sum())
+        return np.asarray(flat), np.asarray(log_weights), total, variance, traces
+
+
+@jax.jit
+def _weighed(
+    log_weights: Float[Array, " m"], log_potential: Float[Array, " m"]
+) -> tuple[Float[Array, " m"], Float[Array, ""]]:
+    log_weights, increment, _ = reweigh(log_weights, log_potential)
+    return log_weights, increment
+
+
+@eqx.filter_jit
+def _started(key: Key[Array, ""], space: StateSpace, settings: SMC2, num: int, inner: int) -> _Swarm:
+    def one(key: Key[Array, ""]) -> tuple[Array, Array, _Filter]:
+        key_prior, key_filter = jax.random.split(key)
+        theta = space.parameters(space.program.prior_draw(key_prior))
+        return theta, space.log_prior(theta), _begin(key_filter, space, settings, theta, inner)
+
+    return _Swarm(*_mapped(one, settings, jax.random.split(key, num)))
+
+
+@eqx.filter_jit
+def _advanced(
+    key: Key[Array, ""], space: StateSpace, settings: SMC2, swarm: _Swarm, t: Int[Array, ""]
+) -> tuple[_Swarm, Float[Array, " m"]]:
+    def one(key: Key[Array, ""], theta: Float[Array, " p"], state: _Filter) -> _Filter:
+        return _advance(key, space, settings, theta, state, t)
+
+    keys = jax.random.split(key, swarm.theta.shape[0])
+    filters = _mapped(one, settings, keys, swarm.theta, swarm.filters)
+    dead = jnp.isneginf(filters.log_likelihood)  # it may have been so before, and the difference is then NaN
+    return swarm._replace(filters=filters), jnp.where(
+        dead, -jnp.inf, filters.log_likelihood - swarm.filters.log_likelihood
+    )
+
+
+@eqx.filter_jit
+def _rejuvenated(
+    key: Key[Array, ""],
+    space: StateSpace,
+    settings: SMC2,
+    swarm: _Swarm,
+    log_weights: Float[Array, " m"],
+    genealogy: Any,
+    t: Int[Array, ""],
+) -> tuple[_Swarm, Any, Float[Array, ""]]:
+    """Parameters resampled, and moved by PMMH on the data up to step `t`; their mean acceptance."""
+    num, size = swarm.theta.shape
+    inner = swarm.filters.weighted.log_weights.shape[1]
+    key_resample, key_moves = jax.random.split(key)
+    weights = normalised(log_weights)
+    apart = swarm.theta - weights @ swarm.theta
+    covariance = (apart * weights[:, None]).T @ apart
+    factor = jnp.linalg.cholesky(covariance + 1e-6 * jnp.diag(jnp.diagonal(covariance) + 1e-12))
+    scale = 2.38 / size**0.5
+    ancestors = systematic(key_resample, log_weights, num)
+    genealogy = descend(genealogy, log_weights, ancestors, jnp.zeros(num))
+    swarm = jax.tree.map(lambda leaf: leaf[ancestors], swarm)
+
+    def visit(key: Key[Array, ""], theta: Float[Array, " p"]) -> tuple[Array, _Filter]:
+        return space.log_prior(theta), _run_to(key, space, settings, theta, inner, t)
+
+    def move(swarm: _Swarm, key: Key[Array, ""]) -> tuple[_Swarm, Float[Array, ""]]:
+        key_noise, key_filter, key_accept = jax.random.split(key, 3)
+        theta = swarm.theta + scale * jax.random.normal(key_noise, (num, size), swarm.theta.dtype) @ factor.T
+        log_prior, filters = _mapped(visit, settings, jax.random.split(key_filter, num), theta)
+        there = _Swarm(theta, log_prior, filters)
+        log_ratio = _log_target(there) - _log_target(swarm)
+        log_ratio = jnp.where(jnp.isnan(log_ratio), -jnp.inf, log_ratio)
+        accept = jnp.log(jax.random.uniform(key_accept, (num,))) < log_ratio
+
+        def pick(new: Array, old: Array) -> Array:
+            return jnp.where(accept.reshape(num, *[1] * (new.ndim - 1)), new, old)
+
+        return jax.tree.map(pick, there, swarm), jnp.mean(jnp.exp(jnp.minimum(log_ratio, 0)))
+
+    swarm, rates = jax.lax.scan(move, swarm, jax.random.split(key_moves, settings.num_moves))
+    return swarm, genealogy, jnp.mean(rates)
+
+
+@eqx.filter_jit
+def _exchanged(
+    key: Key[Array, ""], space: StateSpace, settings: SMC2, swarm: _Swarm, inner: int, t: Int[Array, ""]
+) -> tuple[_Swarm, Float[Array, " m"]]:
+    """Fresh filters of `inner` particles, and the log ratio of their likelihoods to those of the old."""
+
+    def one(key: Key[Array, ""], theta: Float[Array, " p"]) -> _Filter:
+        return _run_to(key, space, settings, theta, inner, t)
+
+    filters = _mapped(one, settings, jax.random.split(key, swarm.theta.shape[0]), swarm.theta)
+    return swarm._replace(filters=filters), filters.log_likelihood - swarm.filters.log_likelihood
+
+
+@eqx.filter_jit
+def _paths(key: Key[Array, ""], space: StateSpace, settings: SMC2, swarm: _Swarm) -> Float[Array, "m d"]:
+    """A path of each filter by its weights, with its parameters, as flat vectors."""
+
+    def one(key: Key[Array, ""], theta: Float[Array, " p"], state: _Filter) -> Float[Array, " d"]:
+        final = multinomial(key, state.weighted.log_weights, 1)[0]
+
+        def back(index: Int[Array, ""], row: tuple[Array, PyTree]) -> tuple[Array, PyTree]:
+            ancestors, values = row
+            return ancestors[index], jax.tree.map(lambda leaf: leaf[index], values)
+
+        _, values = jax.lax.scan(back, final, (state.ancestors, state.values), reverse=True)
+        # Initial states travel with the particles.
+        initial = jax.tree.map(lambda leaf: leaf[final][None], state.weighted.state.initial)
+        return space.flat(theta, Particle((), values, initial))
+
+    return _mapped(one, settings, jax.random.split(key, swarm.theta.shape[0]), swarm.theta, swarm.filters)
+
+
+def _mapped(one: Any, settings: SMC2, *arguments: PyTree) -> Any:
+    """`one` for every parameter particle, `batch_size` at a time."""
+    if settings.batch_size is None:
+        return jax.vmap(one)(*arguments)
+    return jax.lax.map(lambda packed: one(*packed), arguments, batch_size=settings.batch_size)
+
+
+def _log_target(swarm: _Swarm) -> Float[Array, " m"]:
+    return swarm.log_prior + swarm.filters.log_likelihood
+
+
+def _begin(key: Key[Array, ""], space: StateSpace, settings: SMC2, theta: Float[Array, " p"], inner: int) -> _Filter:
+    """Generation 0 of a filter."""
+    first = jax.tree.map(lambda leaf: leaf[0], space.inputs())
+    state, log_potential = space.model(theta, settings.filter).init(key, inner, first)
+    log_weights, increment, _ = reweigh(jnp.zeros(inner), log_potential)
+    generations = space.parts.length + 1
+    values = jax.tree.map(lambda leaf: jnp.zeros((generations, *leaf.shape), leaf.dtype), state.values)
+    ancestors = jnp.zeros((generations, inner), jnp.int32)
+    return _Filter(Weighted(state, log_weights, found(jnp.zeros(inner))), _finite(increment), values, ancestors)
+
+
+def _advance(
+    key: Key[Array, ""],
+    space: StateSpace,
+    settings: SMC2,
+    theta: Float[Array, " p"],
+    state: _Filter,
+    t: Int[Array, ""],
+) -> _Filter:
+    """Step `t` of a filter."""
+    key_resample, key_step = jax.random.split(key)
+    u = jax.tree.map(lambda leaf: leaf[t], space.inputs())
+    model = space.model(theta, settings.filter)
+    drawn, ancestors, _ = maybe_resample(key_resample, model, settings.policy, state.weighted, t, u)
+    moved, log_potential = model.step(key_step, drawn.state, u)
+    log_weights, increment, _ = reweigh(drawn.log_weights, log_potential)
+    return _Filter(
+        Weighted(moved, log_weights, drawn.genealogy),
+        _finite(state.log_likelihood + increment),
+        jax.tree.map(lambda kept, leaf: kept.at[t].set(leaf), state.values, moved.values),
+        state.ancestors.at[t].set(ancestors),
+    )
+
+
+def _run_to(
+    key: Key[Array, ""],
+    space: StateSpace,
+    settings: SMC2,
+    theta: Float[Array, " p"],
+    inner: int,
+    t: Int[Array, ""],
+) -> _Filter:
+    """A fresh filter, run up to step `t`."""
+    key_first, key_steps = jax.random.split(key)
+    first = _begin(key_first, space, settings, theta, inner)
+
+    def step(s: Int[Array, ""], state: _Filter) -> _Filter:
+        return _advance(jax.random.fold_in(key_steps, s), space, settings, theta, state, s)
+
+    return jax.lax.fori_loop(1, t + 1, step, first)
+
+
+def _finite(log_likelihood: Float[Array, ""]) -> Float[Array, ""]:
+    """NaN as `-inf`: parameters at which the model has no density."""
+    return jnp.where(jnp.isnan(log_likelihood), -jnp.inf, log_likelihood)
