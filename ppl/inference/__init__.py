@@ -9,6 +9,7 @@ from ppl.inference.diagnosis import Advice
 from ppl.inference.ensemble import MEADS, ChEES
 from ppl.inference.enumeration import Enumeration
 from ppl.inference.hmc import HMC, NUTS
+from ppl.inference.ibis import IBIS
 from ppl.inference.importance import Importance
 from ppl.inference.infer import Method, infer
 from ppl.inference.mclmc import MCLMC
@@ -29,6 +30,7 @@ METHODS: dict[str, Callable[[], Any]] = {
     "random_walk": RandomWalk,
     "slice": Slice,
     "tempered_smc": TemperedSMC,
+    "ibis": IBIS,
     "nested_sampling": NestedSampling,
     "importance": Importance,
     "laplace": Laplace,
@@ -40,6 +42,7 @@ METHODS: dict[str, Callable[[], Any]] = {
 __all__ = [
     "ADVI",
     "HMC",
+    "IBIS",
     "MCLMC",
     "MEADS",
     "METHODS",

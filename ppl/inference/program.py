@@ -132,6 +132,25 @@ class Program(eqx.Module):
             return self._enumerated(flat)[1]
         return sum(self.log_densities(flat), start=jnp.zeros(()))
 
+    def log_densities_along(self, flat: Float[Array, " d"], plate: str) -> tuple[Float[Array, ""], Float[Array, " n"]]:
+        """Log prior, and the log likelihood of each element of a plate, at one point.
+
+        **Raises:** `ValueError` naming an observed site or factor outside of the plate.
+        """
+        prior, along = jnp.zeros(()), jnp.zeros(dict(self.structure.plates)[plate])
+        for name, site in self._sites(flat).items():
+            if site["type"] != "sample":
+                continue
+            if not site["is_observed"] or name.startswith(_JACOBIAN):
+                prior += _log_prob(site)
+                continue
+            axes = [frame.dim for frame in site["cond_indep_stack"] if frame.name == plate]
+            if not axes:
+                raise ValueError(f"plate: the observed site {name!r} is not in {plate!r}; its data have no order there")
+            terms = jnp.broadcast_to(_log_probs(site), site["fn"].batch_shape)
+            along += jnp.sum(jnp.moveaxis(terms, axes[0], 0).reshape(along.shape[0], -1), axis=1)
+        return prior, along
+
     def log_prior_with(self, flat: Float[Array, " d"], instead: Mapping[str, Any]) -> Float[Array, ""]:
         """The log prior of the unconstrained vector, with other distributions at some latent sites."""
         prior, latent = jnp.zeros(()), {site.name for site in self.structure.latents}
@@ -304,6 +323,11 @@ def _feasible(model: Callable[..., Any]) -> Callable[..., Any]:
 
 def _log_prob(site: dict[str, Any]) -> Float[Array, ""]:
     """The log density of a site, summed."""
+    return jnp.sum(_log_probs(site))
+
+
+def _log_probs(site: dict[str, Any]) -> Float[Array, "..."]:
+    """The log density of a site by element, scaled where the program scales it."""
     if site["intermediates"]:
         term = site["fn"].log_prob(site["value"], site["intermediates"])
     else:
@@ -312,7 +336,7 @@ def _log_prob(site: dict[str, Any]) -> Float[Array, ""]:
     # A scaled density (subsampled data) changes the weight of a term, not the volume element of its coordinates.
     if scale is not None and not is_identically_one(scale) and not site["name"].startswith(_JACOBIAN):
         term = scale * term
-    return jnp.sum(term)
+    return term
 
 
 def _as_arrays(arguments: PyTree) -> PyTree:
