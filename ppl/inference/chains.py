@@ -8,7 +8,7 @@ once for each (model, shapes, method, number of chains) and kept.
 import time
 from collections.abc import Callable
 from os import PathLike
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -29,7 +29,11 @@ _BLOCKS = 10
 
 @runtime_checkable
 class Sampler(Protocol):
-    """A Markov chain Monte Carlo method: frozen settings and two functions of all chains at once."""
+    """A Markov chain Monte Carlo method: frozen settings and two functions of all chains at once.
+
+    A sampler that moves by something else than the log density has a method `target(program)` too, and is given what
+    that returns in place of `log_density`. One that draws minibatches of the data says so by `minibatches = True`.
+    """
 
     @property
     def warmup(self) -> int:
@@ -101,7 +105,7 @@ def run_chains(
 def _warm(
     key: Key[Array, ""], program: Program, method: Sampler, positions: Float[Array, "chains d"]
 ) -> tuple[PyTree, PyTree]:
-    return method.warm(key, guarded(program.log_density), positions)
+    return method.warm(key, target_of(method, program), positions)
 
 
 @eqx.filter_jit
@@ -114,13 +118,13 @@ def _advance(
     length: int,
     thin: int,
 ) -> tuple[tuple[PyTree, PyTree], tuple[Float[Array, "length chains d"], dict[str, Shaped[Array, "length chains"]]]]:
-    log_density = guarded(program.log_density)
+    target = target_of(method, program)
     states, parameters = carry
     chains = jax.tree.leaves(states)[0].shape[0]
 
     def step(states: PyTree, t: Int[Array, ""]) -> tuple[PyTree, tuple[Array, dict[str, Array]]]:
         keys = jax.random.split(jax.random.fold_in(key, t), chains)
-        states, positions, stats = method.step(keys, log_density, states, parameters)
+        states, positions, stats = method.step(keys, target, states, parameters)
         return states, (positions, stats)
 
     def draw(states: PyTree, t: Int[Array, ""]) -> tuple[PyTree, tuple[Array, dict[str, Array]]]:
@@ -131,6 +135,12 @@ def _advance(
 
     states, kept = jax.lax.scan(draw, states, jnp.arange(length))
     return (states, parameters), kept
+
+
+def target_of(method: Sampler, program: Program) -> Any:
+    """What a sampler moves by: the log density, or what its own `target` makes of the program."""
+    own = getattr(method, "target", None)
+    return guarded(program.log_density) if own is None else own(program)
 
 
 def guarded(log_density: LogDensity) -> LogDensity:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Key, Shaped
 from numpyro import handlers
 
 from ppl.inference.posterior import Posterior
-from ppl.inference.program import Program
+from ppl.inference.program import Program, check_whole
 from ppl.smc.weights import logmeanexp
 
 
@@ -29,6 +29,7 @@ class Enumeration:
 
     def run(self, key: Key[Array, ""], program: Program, *, chains: int, draws: int, show_progress: bool) -> Posterior:
         """One chain that holds each joint value once, weighted; `chains` and `draws` are not used."""
+        check_whole(program, "Enumeration")
         begun = time.perf_counter()
         structure = program.structure
         if structure.latents:
