@@ -5,6 +5,7 @@ from typing import Any
 
 from ppl.inference.approximations import ADVI, Laplace, Pathfinder
 from ppl.inference.chains import Sampler
+from ppl.inference.cyclical import CyclicalSGLD
 from ppl.inference.diagnosis import Advice
 from ppl.inference.ensemble import MEADS, ChEES
 from ppl.inference.enumeration import Enumeration
@@ -18,6 +19,8 @@ from ppl.inference.nested import NestedSampling
 from ppl.inference.posterior import Posterior
 from ppl.inference.program import Program
 from ppl.inference.random_walk import RandomWalk, Slice
+from ppl.inference.sghmc import SGHMC
+from ppl.inference.sgld import SGLD
 from ppl.inference.tempering import TemperedSMC
 
 # Methods by name, as `infer(method=...)` takes them.
@@ -29,6 +32,9 @@ METHODS: dict[str, Callable[[], Any]] = {
     "mclmc": MCLMC,
     "random_walk": RandomWalk,
     "slice": Slice,
+    "sgld": SGLD,
+    "sghmc": SGHMC,
+    "cyclical_sgld": CyclicalSGLD,
     "tempered_smc": TemperedSMC,
     "ibis": IBIS,
     "nested_sampling": NestedSampling,
@@ -47,8 +53,11 @@ __all__ = [
     "MEADS",
     "METHODS",
     "NUTS",
+    "SGHMC",
+    "SGLD",
     "Advice",
     "ChEES",
+    "CyclicalSGLD",
     "Enumeration",
     "HMCMove",
     "Importance",
