@@ -21,6 +21,7 @@ from ppl.inference.program import Program
 from ppl.inference.random_walk import RandomWalk, Slice
 from ppl.inference.sghmc import SGHMC
 from ppl.inference.sgld import SGLD
+from ppl.inference.svgd import SVGD
 from ppl.inference.tempering import TemperedSMC
 
 # Methods by name, as `infer(method=...)` takes them.
@@ -42,6 +43,7 @@ METHODS: dict[str, Callable[[], Any]] = {
     "laplace": Laplace,
     "pathfinder": Pathfinder,
     "advi": ADVI,
+    "svgd": SVGD,
     "enumeration": Enumeration,
 }
 
@@ -55,6 +57,7 @@ __all__ = [
     "NUTS",
     "SGHMC",
     "SGLD",
+    "SVGD",
     "Advice",
     "ChEES",
     "CyclicalSGLD",
