@@ -5,10 +5,12 @@ from typing import Any
 
 from ppl.inference.approximations import ADVI, Laplace, Pathfinder
 from ppl.inference.chains import Sampler
+from ppl.inference.cyclical import CyclicalSGLD
 from ppl.inference.diagnosis import Advice
 from ppl.inference.ensemble import MEADS, ChEES
 from ppl.inference.enumeration import Enumeration
 from ppl.inference.hmc import HMC, NUTS
+from ppl.inference.ibis import IBIS
 from ppl.inference.importance import Importance
 from ppl.inference.infer import Method, infer
 from ppl.inference.markov import markov
@@ -21,8 +23,11 @@ from ppl.inference.pmmh import PMMH
 from ppl.inference.posterior import Posterior
 from ppl.inference.program import Program
 from ppl.inference.random_walk import RandomWalk, Slice
+from ppl.inference.sghmc import SGHMC
+from ppl.inference.sgld import SGLD
 from ppl.inference.smc2 import SMC2
 from ppl.inference.state_space import StateSpace
+from ppl.inference.svgd import SVGD
 from ppl.inference.tempering import TemperedSMC
 
 # Methods by name, as `infer(method=...)` takes them.
@@ -34,12 +39,17 @@ METHODS: dict[str, Callable[[], Any]] = {
     "mclmc": MCLMC,
     "random_walk": RandomWalk,
     "slice": Slice,
+    "sgld": SGLD,
+    "sghmc": SGHMC,
+    "cyclical_sgld": CyclicalSGLD,
     "tempered_smc": TemperedSMC,
+    "ibis": IBIS,
     "nested_sampling": NestedSampling,
     "importance": Importance,
     "laplace": Laplace,
     "pathfinder": Pathfinder,
     "advi": ADVI,
+    "svgd": SVGD,
     "enumeration": Enumeration,
     "pmmh": PMMH,
     "particle_gibbs": ParticleGibbs,
@@ -49,14 +59,19 @@ METHODS: dict[str, Callable[[], Any]] = {
 __all__ = [
     "ADVI",
     "HMC",
+    "IBIS",
     "MCLMC",
     "MEADS",
     "METHODS",
     "NUTS",
     "PMMH",
+    "SGHMC",
+    "SGLD",
     "SMC2",
+    "SVGD",
     "Advice",
     "ChEES",
+    "CyclicalSGLD",
     "Enumeration",
     "Filtered",
     "HMCMove",

@@ -12,13 +12,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from blackjax.optimizers.lbfgs import minimize_lbfgs
 from blackjax.vi import pathfinder
 from jaxtyping import Array, Float, Key
 from numpyro.distributions import MultivariateNormal
 
 from ppl.inference.chains import guarded
 from ppl.inference.importance import weighted
+from ppl.inference.modes import curvature, mode_near
 from ppl.inference.posterior import Posterior
 from ppl.inference.program import Program, check_continuous
 from ppl.inference.progress import progress
@@ -123,18 +123,10 @@ class ADVI:
 def _laplace(
     key: Key[Array, ""], program: Program, starts: Float[Array, "chains d"], draws: int, iterations: int
 ) -> tuple[Float[Array, "chains draws d"], Float[Array, "chains draws"], Array]:
-    def loss(x: Float[Array, " d"]) -> Float[Array, ""]:
-        return -program.log_density(x)
-
-    def mode(start: Float[Array, " d"]) -> tuple[Array, Array]:
-        (x, _), _ = minimize_lbfgs(loss, start, maxiter=iterations, ftol=1e-9, gtol=1e-6)
-        return x, loss(x)
-
-    modes, losses = jax.vmap(mode)(starts)
-    best = modes[jnp.argmin(jnp.where(jnp.isnan(losses), jnp.inf, losses))]
-    hessian = jax.hessian(loss)(best)
-    hessian = (hessian + hessian.T) / 2
-    definite = jnp.all(jnp.linalg.eigvalsh(hessian) > 0)
+    modes = jax.vmap(lambda start: mode_near(program.log_density, start, iterations))(starts)
+    density = jax.vmap(program.log_density)(modes)
+    best = modes[jnp.argmax(jnp.where(jnp.isnan(density), -jnp.inf, density))]
+    hessian, definite = curvature(program.log_density, best)
     proposal = MultivariateNormal(best, precision_matrix=hessian, validate_args=False)
     points = proposal.sample(key, (starts.shape[0], draws))
     return points, proposal.log_prob(points), definite

@@ -33,8 +33,8 @@ _BLOCKS = 10
 class Sampler(Protocol):
     """A Markov chain Monte Carlo method: frozen settings and two functions of all chains at once.
 
-    A sampler that needs more than the log density has a method `target(program)`; what it returns is then passed to
-    `warm` and `step` in the place of `log_density`.
+    A sampler that moves by something else than the log density has a method `target(program)` too, and is given what
+    that returns in place of `log_density`. One that draws minibatches of the data says so by `minibatches = True`.
     """
 
     @property

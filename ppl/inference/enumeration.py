@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Key, Shaped
 from numpyro import handlers
 
 from ppl.inference.posterior import Posterior
-from ppl.inference.program import Program
+from ppl.inference.program import Program, check_whole
+from ppl.inference.sites import site_log_prob
 from ppl.smc.weights import logmeanexp
 
 
@@ -29,6 +30,7 @@ class Enumeration:
 
     def run(self, key: Key[Array, ""], program: Program, *, chains: int, draws: int, show_progress: bool) -> Posterior:
         """One chain that holds each joint value once, weighted; `chains` and `draws` are not used."""
+        check_whole(program, "Enumeration")
         begun = time.perf_counter()
         structure = program.structure
         if structure.latents:
@@ -84,12 +86,7 @@ def _evaluated(
     def one(values: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
         model = handlers.substitute(handlers.seed(program.model, jax.random.key(0)), data=values)
         trace: dict[str, Any] = handlers.trace(model).get_trace(*program.args, **program.kwargs)
-        terms = [_term(site) for site in trace.values() if site["type"] == "sample"]
+        terms = [site_log_prob(site) for site in trace.values() if site["type"] == "sample"]
         return sum(terms, start=jnp.zeros(())), {name: trace[name]["value"] for name in names}
 
     return jax.lax.map(one, values, batch_size=4096)
-
-
-def _term(site: dict[str, Any]) -> Float[Array, ""]:
-    scale = 1 if site["scale"] is None else site["scale"]
-    return jnp.sum(scale * site["fn"].log_prob(site["value"]))

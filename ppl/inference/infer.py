@@ -73,7 +73,7 @@ def infer(
     program = Program(model, args, data)
     key = as_key(key)
     if isinstance(chosen, Sampler):
-        check_continuous(program, label)
+        check_continuous(program, label, minibatches=getattr(chosen, "minibatches", False))
         return run_chains(
             key,
             program,

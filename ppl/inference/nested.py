@@ -17,8 +17,8 @@ from scipy.special import logsumexp
 from ppl.inference.posterior import Posterior, posterior_of
 from ppl.inference.program import Program, check_continuous
 from ppl.inference.progress import progress
+from ppl.inference.runs import combined_evidence
 from ppl.inference.starts import Start, check_start
-from ppl.inference.tempering import combined_evidence
 from ppl.keys import numpy_generator
 
 # Deaths a block: the live points, this many times a tenth of them, die before the host looks whether enough has.

@@ -3,6 +3,9 @@
 Latent sites are moved to unconstrained space by their supports' bijections (`numpyro.distributions.biject_to`) and laid
 out as one flat vector, which is what samplers move. The log prior there includes the bijections' log Jacobians, so that
 it is the density of the vector.
+
+A plate that subsamples its data (`numpyro.plate(name, size, subsample_size)`) has all of them everywhere here, but in
+`log_density_with`, which estimates the density from one minibatch.
 """
 
 import dataclasses
@@ -20,7 +23,8 @@ from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 from numpyro import handlers
 from numpyro.distributions import biject_to
 
-from ppl.inference.sites import JACOBIAN, base_distribution, feasible, from_unconstrained, site_log_prob
+from ppl.inference.plates import Plates
+from ppl.inference.sites import JACOBIAN, base_distribution, feasible, from_unconstrained, site_log_prob, site_log_probs
 
 
 class Site(NamedTuple):
@@ -41,6 +45,8 @@ class Structure:
 
     sites: tuple[Site, ...]
     plates: tuple[tuple[str, int], ...]
+    # Plates that take a minibatch of their elements: name, size, size of the minibatch.
+    subsampled: tuple[tuple[str, int, int], ...] = ()
 
     def of_kind(self, kind: str) -> tuple[Site, ...]:
         return tuple(site for site in self.sites if site.kind == kind)
@@ -118,6 +124,11 @@ class Program(eqx.Module):
         self.args, self.kwargs = _as_arrays((tuple(args), dict(kwargs)))
         self.structure = _structure(model, self.args, self.kwargs)
 
+    @property
+    def whole(self) -> Callable[..., Any]:
+        """The model with all elements of the plates that it subsamples."""
+        return Plates(self.model)
+
     def log_densities(self, flat: Float[Array, " d"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Log prior (of the unconstrained vector) and log likelihood (observed sites and factors) at one point."""
         if self.structure.discrete:
@@ -139,6 +150,34 @@ class Program(eqx.Module):
         if self.structure.discrete:
             return self._enumerated(flat)[1]
         return sum(self.log_densities(flat), start=jnp.zeros(()))
+
+    def log_density_with(self, key: Key[Array, ""], flat: Float[Array, " d"]) -> Float[Array, ""]:
+        """An unbiased estimate of the log density from one minibatch, drawn with `key`, of each plate that subsamples.
+
+        Without such plates it is the log density. Discrete sites are not summed out here.
+        """
+        model = self._at(flat, handlers.seed(Plates(self.model, key), key))
+        trace = handlers.trace(model).get_trace(*self.args, **self.kwargs)
+        return sum((site_log_prob(site) for site in trace.values() if site["type"] == "sample"), start=jnp.zeros(()))
+
+    def log_densities_along(self, flat: Float[Array, " d"], plate: str) -> tuple[Float[Array, ""], Float[Array, " n"]]:
+        """Log prior, and the log likelihood of each element of a plate, at one point.
+
+        **Raises:** `ValueError` naming an observed site or factor outside of the plate.
+        """
+        prior, along = jnp.zeros(()), jnp.zeros(dict(self.structure.plates)[plate])
+        for name, site in self._sites(flat).items():
+            if site["type"] != "sample":
+                continue
+            if not site["is_observed"] or name.startswith(JACOBIAN):
+                prior += site_log_prob(site)
+                continue
+            axes = [frame.dim for frame in site["cond_indep_stack"] if frame.name == plate]
+            if not axes:
+                raise ValueError(f"plate: the observed site {name!r} is not in {plate!r}; its data have no order there")
+            terms = jnp.broadcast_to(site_log_probs(site), site["fn"].batch_shape)
+            along += jnp.sum(jnp.moveaxis(terms, axes[0], 0).reshape(along.shape[0], -1), axis=1)
+        return prior, along
 
     def log_prior_with(self, flat: Float[Array, " d"], instead: Mapping[str, Any]) -> Float[Array, ""]:
         """The log prior of the unconstrained vector, with other distributions at some latent sites."""
@@ -179,7 +218,7 @@ class Program(eqx.Module):
 
     def log_likelihood(self, values: Mapping[str, Shaped[Array, "..."]]) -> dict[str, Float[Array, "..."]]:
         """Log likelihood of each observation at values of the latent sites; factors are of no observation."""
-        model = handlers.substitute(handlers.seed(self.model, jax.random.key(0)), data=dict(values))
+        model = handlers.substitute(handlers.seed(self.whole, jax.random.key(0)), data=dict(values))
         trace = handlers.trace(model).get_trace(*self.args, **self.kwargs)
         wanted = {site.name for site in self.structure.of_kind("observed")}
         return {
@@ -190,32 +229,32 @@ class Program(eqx.Module):
 
     def prior_draw(self, key: Key[Array, ""], given: Mapping[str, Shaped[Array, "..."]] = {}) -> Float[Array, " d"]:
         """One draw of the latent sites from the prior, but of those `given`, as an unconstrained vector."""
-        model = handlers.substitute(handlers.seed(self.model, key), data=dict(given))
+        model = handlers.substitute(handlers.seed(self.whole, key), data=dict(given))
         trace = handlers.trace(model).get_trace(*self.args, **self.kwargs)
         return self._flat(trace)
 
     def prior_values(self, key: Key[Array, ""]) -> dict[str, Shaped[Array, "..."]]:
         """One draw of latent and deterministic sites from the prior."""
-        trace = handlers.trace(handlers.seed(self.model, key)).get_trace(*self.args, **self.kwargs)
+        trace = handlers.trace(handlers.seed(self.whole, key)).get_trace(*self.args, **self.kwargs)
         wanted = {site.name for site in self.structure.sites if site.kind != "observed"}
         return {name: site["value"] for name, site in trace.items() if name in wanted}
 
     def unconstrained(self, values: Mapping[str, Shaped[Array, "..."]]) -> Float[Array, " d"]:
         """The flat vector of given values of all latent sites."""
-        model = handlers.substitute(handlers.seed(self.model, jax.random.key(0)), data=dict(values))
+        model = handlers.substitute(handlers.seed(self.whole, jax.random.key(0)), data=dict(values))
         trace = handlers.trace(model).get_trace(*self.args, **self.kwargs)
         return self._flat(trace)
 
     def simulated(self, key: Key[Array, ""], values: Mapping[str, Shaped[Array, "..."]]) -> dict[str, Array]:
         """Observed sites drawn anew given latent values, and deterministic ones: posterior or prior predictive."""
-        model = handlers.substitute(handlers.uncondition(handlers.seed(self.model, key)), data=dict(values))
+        model = handlers.substitute(handlers.uncondition(handlers.seed(self.whole, key)), data=dict(values))
         trace = handlers.trace(model).get_trace(*self.args, **self.kwargs)
         wanted = {site.name for site in self.structure.sites if site.kind in ("observed", "deterministic")}
         return {name: site["value"] for name, site in trace.items() if name in wanted}
 
     def observed(self) -> dict[str, Shaped[Array, "..."]]:
         """The data, by observed site."""
-        model = handlers.seed(feasible(self.model), jax.random.key(0))
+        model = handlers.seed(feasible(self.whole), jax.random.key(0))
         trace = handlers.trace(model).get_trace(*self.args, **self.kwargs)
         return {site.name: trace[site.name]["value"] for site in self.structure.of_kind("observed")}
 
@@ -229,8 +268,10 @@ class Program(eqx.Module):
 
     def moved(self, flat: Float[Array, " d"]) -> Callable[..., Any]:
         """The model with its latents at `flat`; a factor site beside each holds the log Jacobian."""
+        return self._at(flat, handlers.seed(self.whole, jax.random.key(0)))
+
+    def _at(self, flat: Float[Array, " d"], model: Callable[..., Any]) -> Callable[..., Any]:
         values = self.structure.unravel(flat)
-        model = handlers.seed(self.model, jax.random.key(0))
         return handlers.substitute(model, substitute_fn=functools.partial(from_unconstrained, values))
 
     @property
@@ -256,8 +297,12 @@ class Program(eqx.Module):
         return prior, joint
 
 
-def check_continuous(program: Program, label: str) -> None:
-    """**Raises:** `ValueError` if there is nothing continuous to move, or a discrete site cannot be summed out."""
+def check_continuous(program: Program, label: str, *, minibatches: bool = False) -> None:
+    """**Raises:** `ValueError` if there is nothing continuous to move, a discrete site cannot be summed out, or the
+    program subsamples its data and the method does not draw `minibatches`.
+    """
+    if not minibatches:
+        check_whole(program, label)
     structure = program.structure
     if not structure.latents:
         names = ", ".join(site.name for site in structure.discrete)
@@ -273,6 +318,15 @@ def check_continuous(program: Program, label: str) -> None:
                 f"model: the discrete latent site {site.name!r} has no finite support to sum over, and {label} moves "
                 "continuous sites only; marginalise it by hand or bound its support"
             )
+
+
+def check_whole(program: Program, label: str) -> None:
+    """**Raises:** `ValueError` if the program subsamples its data, which only stochastic-gradient samplers do."""
+    for name, size, minibatch in program.structure.subsampled:
+        raise ValueError(
+            f"model: the plate {name!r} takes {minibatch} of its {size} elements at a time, and {label} wants all of "
+            "them; leave subsample_size out, or use a method that draws minibatches: SGLD, SGHMC, CyclicalSGLD"
+        )
 
 
 def _as_arrays(arguments: PyTree) -> PyTree:
@@ -313,10 +367,15 @@ def _cached_structure(
 
     def look(arrays: PyTree) -> None:
         args, kwargs = eqx.combine(arrays, jax.tree.unflatten(other_tree, others))
-        trace = handlers.trace(handlers.seed(feasible(model), jax.random.key(0))).get_trace(*args, **kwargs)
+        whole = Plates(feasible(model))
+        trace = handlers.trace(handlers.seed(whole, jax.random.key(0))).get_trace(*args, **kwargs)
         plates: dict[str, int] = {}
         sites = [_site(site, plates) for site in trace.values() if site["type"] in ("sample", "deterministic")]
-        found["structure"] = Structure(tuple(site for site in sites if site is not None), tuple(plates.items()))
+        found["structure"] = Structure(
+            sites=tuple(site for site in sites if site is not None),
+            plates=tuple(plates.items()),
+            subsampled=tuple((name, *sizes) for name, sizes in whole.found.items()),
+        )
 
     arrays = jax.tree.unflatten(treedef, [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes])
     try:

@@ -51,6 +51,11 @@ def feasible(model: Callable[..., Any]) -> Callable[..., Any]:
 
 def site_log_prob(site: dict[str, Any]) -> Float[Array, ""]:
     """The log density of a site, summed."""
+    return jnp.sum(site_log_probs(site))
+
+
+def site_log_probs(site: dict[str, Any]) -> Float[Array, "..."]:
+    """The log density of a site by element, scaled where the program scales it."""
     if site["intermediates"]:
         term = site["fn"].log_prob(site["value"], site["intermediates"])
     else:
@@ -59,7 +64,7 @@ def site_log_prob(site: dict[str, Any]) -> Float[Array, ""]:
     # A scaled density (subsampled data) changes the weight of a term, not the volume element of its coordinates.
     if scale is not None and not is_identically_one(scale) and not site["name"].startswith(JACOBIAN):
         term = scale * term
-    return jnp.sum(term)
+    return term
 
 
 def base_distribution(fn: Any) -> Any:

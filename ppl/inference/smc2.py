@@ -17,12 +17,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
 from ppl import smc
-from ppl.inference.posterior import Posterior, posterior_of
+from ppl.inference.posterior import Posterior
 from ppl.inference.program import Program, check_continuous
 from ppl.inference.progress import progress
+from ppl.inference.runs import posterior_of_runs
 from ppl.inference.starts import check_start
 from ppl.inference.state_space import Particle, StateSpace, check_kind, check_paths
-from ppl.inference.tempering import combined_evidence
 from ppl.smc.driver import maybe_resample
 from ppl.smc.resampling import multinomial, systematic
 from ppl.smc.steps import Weighted, reweigh
@@ -100,17 +100,15 @@ class SMC2:
         with progress("smc2", chains * (space.parts.length + 1), enabled=show_progress) as tick:
             runs = [self._one(one, space, draws, tick) for one in jax.random.split(key, chains)]
         particles, log_weights, evidences, variances, traces = (list(part) for part in zip(*runs, strict=True))
-        evidence, error = combined_evidence(np.asarray(evidences, np.float32), np.asarray(variances, np.float32))
-        weights = np.stack(log_weights) + (np.asarray(evidences) - evidence)[:, None]
         stats = {name: np.stack([trace[name] for trace in traces]) for name in traces[0]}
-        return posterior_of(
+        return posterior_of_runs(
             program,
-            jnp.asarray(np.stack(particles)),
+            np.stack(particles),
+            np.asarray(evidences, np.float32),
+            np.asarray(variances, np.float32),
             method="smc2",
-            log_weights=jnp.asarray(weights, jnp.float32),
-            stats=stats | {"run_log_evidence": np.asarray(evidences)},
-            log_evidence=evidence,
-            log_evidence_se=error,
+            log_weights=np.stack(log_weights),
+            stats=stats,
             attrs={"seconds": time.perf_counter() - begun, "num_particles": int(stats["num_particles"].max())},
         )
 

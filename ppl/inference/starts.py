@@ -88,6 +88,11 @@ class Start:
             return prior, prior + likelihood
         return self.program.log_prior_with(flat, self.distributions), prior + likelihood
 
+    def log_correction(self, flat: Float[Array, " d"]) -> Float[Array, ""]:
+        """The log density of the prior over that of the start, at an unconstrained vector."""
+        prior, _ = self.program.log_densities(flat)
+        return prior - self.program.log_prior_with(flat, self.distributions)
+
     def at(self, exponent: Float[Array, ""]) -> Callable[[Float[Array, " d"]], Float[Array, ""]]:
         """The log density of the tempered target, NaN as `-inf`."""
 

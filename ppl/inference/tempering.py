@@ -9,7 +9,7 @@ over runs.
 import dataclasses
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -18,23 +18,17 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 from numpyro.distributions import Distribution
 
-from ppl.inference.chains import LogDensity
-from ppl.inference.moves import Move, Shape, as_move
-from ppl.inference.posterior import Posterior, posterior_of
+from ppl.inference.moves import Move, as_move
+from ppl.inference.posterior import Posterior
 from ppl.inference.program import Program, check_continuous
-from ppl.inference.progress import progress
+from ppl.inference.rejuvenation import check_rejuvenation, check_waste_free, first_log_scale, rejuvenated
+from ppl.inference.runs import independent_runs, posterior_of_runs
 from ppl.inference.starts import Start, check_start
-from ppl.smc.policy import HOW
-from ppl.smc.running import pooled_evidence
 from ppl.smc.variance import Genealogy, descend, found, relative_variance
 from ppl.smc.weights import ess, logmeanexp
 
 # Bisection is over log(delta): the first steps from a wide prior may be of 1e-8, the last of 1.
 _HALVINGS, _SMALLEST = 40, 1e-12
-# The scale follows the mean acceptance of all particles with this gain a move.
-_GAIN = 0.5
-# Moves go on while the mean correlation falls by this much within that many moves.
-_PROGRESS, _PATIENCE = 0.01, 10
 # What is kept of each temperature.
 _TRACES = (
     "exponent",
@@ -82,58 +76,40 @@ class TemperedSMC:
     max_steps: int = 300
 
     def __post_init__(self) -> None:
-        as_move(self.kernel)
-        for name, value in (
-            ("num_moves", self.num_moves),
-            ("max_moves", self.max_moves),
-            ("max_steps", self.max_steps),
-        ):
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: at least one is wanted, got {value}")
-        if not 0 < self.correlation < 1:
-            raise ValueError(f"correlation: a number strictly between 0 and 1 is wanted, got {self.correlation!r}")
-        if self.num_moves is not None and self.waste_free is not None:
-            raise ValueError("num_moves: waste_free sets the number of moves, so that one of the two is wanted")
+        check_rejuvenation(self)
+        if self.max_steps < 1:
+            raise ValueError(f"max_steps: at least one is wanted, got {self.max_steps}")
         if not 0 < self.target_ess < 1:
             raise ValueError(f"target_ess: a fraction strictly between 0 and 1 is wanted, got {self.target_ess!r}")
-        if self.waste_free is not None and self.waste_free < 2:
-            raise ValueError(f"waste_free: a chain length from 2 up is wanted, got {self.waste_free}")
-        if self.resampling not in HOW or not getattr(HOW[self.resampling], "proper", True):
-            raise ValueError(f"resampling: {self.resampling!r} is not a proper scheme; known are {', '.join(HOW)}")
 
     def run(self, key: Key[Array, ""], program: Program, *, chains: int, draws: int, show_progress: bool) -> Posterior:
         """`chains` runs of `draws` particles; see `ppl.infer`."""
         check_continuous(program, "TemperedSMC")
         check_start(program, self.start, "TemperedSMC")
-        if self.waste_free is not None and draws % self.waste_free:
-            raise ValueError(f"waste_free: must divide draws={draws}, got {self.waste_free}")
+        check_waste_free(self, draws)
         begun = time.perf_counter()
         start = tuple(sorted((self.start or {}).items()))
         settings = dataclasses.replace(self, start=None, kernel=as_move(self.kernel))
         names = tuple(name for name, _ in start)
         distributions = [distribution for _, distribution in start]
-        parts = []
-        with progress("temperedsmc", chains, enabled=show_progress) as tick:
-            for one in jax.random.split(key, chains):
-                parts.append(jax.device_get(_tempered(one, program, settings, names, distributions, draws)))
-                tick()
-        runs: Any = jax.tree.map(lambda *xs: np.stack(xs), *parts)
+
+        def one(key: Key[Array, ""]) -> _Run:
+            return _tempered(key, program, settings, names, distributions, draws)
+
+        runs = independent_runs(key, one, chains, "temperedsmc", show_progress)
         if not np.all(runs.exponent == 1):
             reached = float(np.min(runs.exponent))
             raise ValueError(
                 f"max_steps: after {self.max_steps} temperatures a run stood at exponent {reached:.3g} of 1; raise "
                 "max_steps, take a lower target_ess, or start nearer to the posterior with `start`"
             )
-        evidence, error = combined_evidence(runs.log_evidence, runs.variance)
-        weights = np.broadcast_to((runs.log_evidence - evidence)[:, None], (chains, draws))
-        return posterior_of(
+        return posterior_of_runs(
             program,
-            jnp.asarray(runs.particles),
+            runs.particles,
+            runs.log_evidence,
+            runs.variance,
             method="temperedsmc",
-            log_weights=jnp.asarray(weights, runs.particles.dtype),
             stats=_traces(runs),
-            log_evidence=evidence,
-            log_evidence_se=error,
             attrs={"seconds": time.perf_counter() - begun, "temperatures": int(runs.steps.max())},
         )
 
@@ -176,13 +152,12 @@ def _tempered(
     key_init, key_run = jax.random.split(key)
     particles = jax.vmap(start.draw)(jax.random.split(key_init, num))
     log_ratio, bad = _ratios(start, particles)
-    move: Any = settings.kernel
     zeros = jnp.zeros(num, particles.dtype)
     first = _Carry(
         key=key_run,
         particles=particles,
         log_ratio=log_ratio,
-        log_scale=jnp.log(jnp.asarray(move.first_scale(particles.shape[1]), particles.dtype)),
+        log_scale=first_log_scale(settings, particles),
         genealogy=found(zeros),
         variance=jnp.zeros((), particles.dtype),
         exponent=jnp.zeros((), particles.dtype),
@@ -195,17 +170,14 @@ def _tempered(
         return (carry.exponent < 1) & (carry.step < settings.max_steps)
 
     def temperature(carry: _Carry) -> _Carry:
-        key, key_resample, key_move = jax.random.split(carry.key, 3)
+        key, key_move = jax.random.split(carry.key)
         raised = next_exponent(carry.log_ratio, carry.exponent, settings.target_ess)
         log_weights = jnp.where(jnp.isneginf(carry.log_ratio), -jnp.inf, (raised - carry.exponent) * carry.log_ratio)
         increment, size = logmeanexp(log_weights), ess(log_weights)
         variance = relative_variance(carry.genealogy, log_weights)
-        shape = _shape(carry.particles, log_weights)
-        length = settings.waste_free or 1
-        resampler: Any = HOW[settings.resampling]
-        ancestors = resampler(key_resample, log_weights, num // length)
-        moved = _moved(key_move, start.at(raised), settings, carry.particles[ancestors], carry.log_scale, shape)
-        ancestors = jnp.repeat(ancestors, length)
+        ancestors, moved = rejuvenated(
+            key_move, start.at(raised), settings, carry.particles, log_weights, carry.log_scale, num
+        )
         log_ratio, bad = _ratios(start, moved.particles)
         scale = jnp.exp(moved.log_scale)
         row = jnp.stack([raised, size, increment, moved.acceptance, scale, moved.moves, moved.correlation])
@@ -256,105 +228,6 @@ def next_exponent(log_ratio: Float[Array, " n"], exponent: Float[Array, ""], tar
     return jnp.where(enough(jnp.zeros_like(low)), jnp.ones_like(raised), jnp.minimum(raised, 1))
 
 
-def combined_evidence(
-    log_evidence: Float[np.ndarray, " runs"], variance: Float[np.ndarray, " runs"]
-) -> tuple[float, float]:
-    """The evidence of independent runs and its standard error.
-
-    Two estimates of the same variance: that of each run's genealogy, and the spread over runs, on few degrees of
-    freedom. The larger is stated: a genealogy sees no mode that its run has missed.
-    """
-    pooled, spread = pooled_evidence(jnp.asarray(log_evidence)) if len(log_evidence) > 1 else (log_evidence[0], 0.0)
-    within = float(np.sqrt(np.nanmean(np.maximum(variance, 0)) / len(log_evidence)))
-    return float(pooled), max(within, float(spread))
-
-
-class _Moved(NamedTuple):
-    """Particles after the moves of one temperature, the scale adapted to them, and what the moves did."""
-
-    particles: Float[Array, "n d"]
-    log_scale: Float[Array, ""]
-    acceptance: Float[Array, ""]
-    moves: Float[Array, ""]
-    correlation: Float[Array, ""]
-
-
-def _moved(
-    key: Key[Array, ""],
-    log_density: LogDensity,
-    settings: TemperedSMC,
-    particles: Float[Array, "m d"],
-    log_scale: Float[Array, ""],
-    shape: Shape,
-) -> _Moved:
-    move: Any = settings.kernel
-    num = particles.shape[0]
-
-    def step(key: Key[Array, ""], states: Any, log_scale: Float[Array, ""]) -> tuple[Any, Array, Array]:
-        scale = jnp.exp(log_scale)
-        states, rates = jax.vmap(lambda k, s: move.step(k, log_density, s, scale, shape))(
-            jax.random.split(key, num), states
-        )
-        rate = jnp.mean(rates)
-        if move.target_accept is not None:
-            log_scale = log_scale + _GAIN * (rate - move.target_accept)
-        return states, log_scale, rate
-
-    first = jax.vmap(lambda x: move.start(log_density, x))(particles)
-    if settings.waste_free is not None:
-
-        def keep(carry: tuple[Any, Array], key: Key[Array, ""]) -> tuple[tuple[Any, Array], tuple[Array, Array]]:
-            states, log_scale, rate = step(key, *carry)
-            return (states, log_scale), (states.position, rate)
-
-        keys = jax.random.split(key, settings.waste_free - 1)
-        (last, log_scale), (path, rates) = jax.lax.scan(keep, (first, log_scale), keys)
-        whole = jnp.concatenate([particles[None], path]).swapaxes(0, 1)  # [N / P, P, d]
-        moves = jnp.asarray(float(settings.waste_free - 1))
-        return _Moved(
-            whole.reshape(-1, particles.shape[1]),
-            log_scale,
-            jnp.mean(rates),
-            moves,
-            jnp.max(_correlations(first, last)),
-        )
-
-    # A correlation of independent numbers is of this size, the largest of a few dozen.
-    enough = settings.correlation + 3 / num**0.5
-    most = settings.num_moves or settings.max_moves
-
-    def go_on(carry: tuple[Any, ...]) -> Array:
-        _, _, _, count, correlations, _, idle = carry
-        if settings.num_moves is not None:
-            return count < most
-        # Particles do not change between far modes, however long they move: no use to wait for that.
-        return (count < most) & (jnp.max(correlations) > enough) & (idle < _PATIENCE)
-
-    def once(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        states, log_scale, rates, count, _, best, idle = carry
-        states, log_scale, rate = step(jax.random.fold_in(key, count), states, log_scale)
-        correlations = _correlations(first, states)
-        total = jnp.mean(jnp.maximum(correlations, 0))
-        idle = jnp.where(total < best - _PROGRESS, 0, idle + 1)
-        return states, log_scale, rates + rate, count + 1, correlations, jnp.minimum(best, total), idle
-
-    zero, one, none = jnp.zeros((), particles.dtype), jnp.ones((), particles.dtype), jnp.zeros((), jnp.int32)
-    start = (first, log_scale, zero, none, jnp.ones(particles.shape[1] + 1, particles.dtype), one, none)
-    last, log_scale, rates, count, correlations, _, _ = jax.lax.while_loop(go_on, once, start)
-    return _Moved(last.position, log_scale, rates / count, count.astype(zero.dtype), jnp.max(correlations))
-
-
-def _correlations(before: Any, after: Any) -> Float[Array, " columns"]:
-    """The correlation over particles of each coordinate, and of the log density, with its earlier value."""
-
-    def columns(states: Any) -> Float[Array, "n columns"]:
-        x = jnp.concatenate([states.position, states.logdensity[:, None]], axis=1)
-        x = x - jnp.mean(x, axis=0)
-        return x / jnp.sqrt(jnp.maximum(jnp.sum(x * x, axis=0), jnp.finfo(x.dtype).tiny))
-
-    return jnp.sum(columns(before) * columns(after), axis=0)
-
-
 def _ratios(start: Start, particles: Float[Array, "n d"]) -> tuple[Float[Array, " n"], Int[Array, ""]]:
     """Log ratio of joint to start at each particle, NaN as `-inf`, and how many were NaN."""
     before, joint = jax.vmap(start.densities)(particles)
@@ -363,19 +236,7 @@ def _ratios(start: Start, particles: Float[Array, "n d"]) -> tuple[Float[Array, 
     return jnp.where(bad, -jnp.inf, ratio), jnp.sum(bad, dtype=jnp.int32)
 
 
-def _shape(particles: Float[Array, "n d"], log_weights: Float[Array, " n"]) -> Shape:
-    """Weighted mean and covariance of the particles, with a ridge that keeps the factor finite."""
-    weights = jax.nn.softmax(log_weights)
-    mean = weights @ particles
-    apart = particles - mean
-    covariance = (apart * weights[:, None]).T @ apart
-    size = particles.shape[1]
-    scale = jnp.maximum(jnp.diagonal(covariance), jnp.finfo(covariance.dtype).tiny)
-    covariance = covariance + jnp.diag(1e-5 * scale)
-    return Shape(mean, covariance, jnp.linalg.cholesky(covariance + 1e-7 * jnp.mean(scale) * jnp.eye(size)))
-
-
 def _traces(runs: _Run) -> dict[str, np.ndarray]:
     longest = int(runs.steps.max())
     by_step = {name: np.asarray(runs.traces[:, i, :longest]) for i, name in enumerate(_TRACES)}
-    return by_step | {"run_log_evidence": np.asarray(runs.log_evidence), "non_finite": np.asarray(runs.non_finite)}
+    return by_step | {"non_finite": np.asarray(runs.non_finite)}

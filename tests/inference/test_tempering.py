@@ -7,7 +7,8 @@ import numpyro.distributions as dist
 import pytest
 
 from ppl.inference import HMCMove, TemperedSMC, infer
-from ppl.inference.tempering import combined_evidence, next_exponent
+from ppl.inference.runs import combined_evidence
+from ppl.inference.tempering import next_exponent
 from ppl.smc.weights import ess
 from tests.inference.targets import TARGETS
 

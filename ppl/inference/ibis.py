@@ -1,0 +1,260 @@
+r"""Iterated batch importance sampling: particles that follow the posterior as observations come in one by one.
+
+Between two moves the particles stand still, so that their weights after every further observation are running sums of
+their pointwise log likelihoods: the model is evaluated once a move, and not once an observation.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+from numpyro.distributions import Distribution
+
+from ppl.inference.chains import LogDensity, guarded
+from ppl.inference.moves import Move, as_move
+from ppl.inference.posterior import Posterior
+from ppl.inference.program import Program, check_continuous
+from ppl.inference.rejuvenation import check_rejuvenation, check_waste_free, first_log_scale, rejuvenated
+from ppl.inference.runs import independent_runs, posterior_of_runs
+from ppl.inference.starts import Start, check_start
+from ppl.smc.variance import Genealogy, descend, found, relative_variance
+from ppl.smc.weights import weigh
+
+# What is kept of each move.
+_TRACES = ("observations", "step_ess", "move_acceptance", "move_scale", "num_moves", "move_correlation")
+
+
+@dataclasses.dataclass(frozen=True)
+class IBIS:
+    r"""Iterated batch importance sampling: sequential Monte Carlo over growing data.
+
+    Particles of the prior are weighted by one observation after another, $w \leftarrow w\, p(y_t \mid \theta, y_{<t})$;
+    when their effective sample size falls below `target_ess`, they are resampled and moved by a kernel that leaves the
+    posterior of the observations so far invariant. The mean weights are the one-step predictive densities
+    $p(y_t \mid y_{1:t-1})$, whose product is the evidence.
+
+    **Arguments:**
+
+    - `plate`: the plate along which observations come, in the order of the data; every observed site and factor must
+      be in it. Left out, the one plate that all observed sites are in.
+    - `batch`: observations taken in at a time. With few particles and data that say much, more than one at first would
+      leave few particles alive; with many observations, batches keep memory down (particles times batches).
+    - `target_ess`: the fraction of the particles below which the effective sample size makes them move.
+    - `kernel`, `num_moves`, `correlation`, `max_moves`, `waste_free`, `start`, `resampling`: as of `TemperedSMC`. With
+      a `start`, the first weights also have prior over start.
+
+    `post.stats["log_predictive"]`, [runs, batches], holds $\log p(y_t \mid y_{1:t-1})$ of each run; of R runs together
+    it is the difference of logs of the means of $\exp$ of its running sums.
+
+    **What it assumes:** as `TemperedSMC`, that moves make particles forget; and that no one batch says so much that few
+    particles outlive it: `step_ess`, of the moment before each move, tells.
+
+    **Source:** Chopin (2002), A sequential particle filter method for static models, § 3; Chopin & Papaspiliopoulos
+    (2020), § 17.2.
+    """
+
+    plate: str | None = None
+    batch: int = 1
+    kernel: str | Move = "hmc"
+    num_moves: int | None = None
+    correlation: float = 0.1
+    max_moves: int = 100
+    target_ess: float = 0.5
+    waste_free: int | None = None
+    start: Mapping[str, Distribution] | None = dataclasses.field(default=None, hash=False)
+    resampling: str = "systematic"
+
+    def __post_init__(self) -> None:
+        check_rejuvenation(self)
+        if self.batch < 1:
+            raise ValueError(f"batch: at least one observation is wanted, got {self.batch}")
+        if not 0 < self.target_ess < 1:
+            raise ValueError(f"target_ess: a fraction strictly between 0 and 1 is wanted, got {self.target_ess!r}")
+
+    def run(self, key: Key[Array, ""], program: Program, *, chains: int, draws: int, show_progress: bool) -> Posterior:
+        """`chains` runs of `draws` particles; see `ppl.infer`."""
+        check_continuous(program, "IBIS")
+        check_start(program, self.start, "IBIS")
+        check_waste_free(self, draws)
+        begun = time.perf_counter()
+        given = dict(sorted((self.start or {}).items()))
+        plate = _plate(program, self.plate)
+        settings = dataclasses.replace(self, start=None, kernel=as_move(self.kernel), plate=plate)
+        runs = independent_runs(
+            key, lambda one: _iterated(one, program, settings, given, draws), chains, "ibis", show_progress
+        )
+        most = int(runs.moves.max())
+        traces = {name: runs.traces[:, i, :most] for i, name in enumerate(_TRACES)}
+        return posterior_of_runs(
+            program,
+            runs.particles,
+            runs.log_predictive.sum(axis=1),
+            runs.variance,
+            method="ibis",
+            log_weights=runs.log_weights,
+            stats={**traces, "log_predictive": runs.log_predictive, "non_finite": runs.non_finite},
+            attrs={"seconds": time.perf_counter() - begun, "plate": plate, "batch": self.batch},
+        )
+
+
+class _Run(NamedTuple):
+    """One run: weighted particles, predictive densities by batch, and traces by move."""
+
+    particles: Float[Array, "n d"]
+    log_weights: Float[Array, " n"]
+    log_predictive: Float[Array, " batches"]
+    variance: Float[Array, ""]
+    moves: Int[Array, ""]
+    traces: Float[Array, "traces batches"]
+    non_finite: Int[Array, ""]
+
+
+class _Carry(NamedTuple):
+    key: Key[Array, ""]
+    particles: Float[Array, "n d"]
+    log_weights: Float[Array, " n"]
+    pointwise: Float[Array, "n batches"]
+    log_scale: Float[Array, ""]
+    genealogy: Genealogy
+    log_predictive: Float[Array, " batches"]
+    absorbed: Int[Array, ""]
+    moves: Int[Array, ""]
+    traces: Float[Array, "traces batches"]
+    non_finite: Int[Array, ""]
+
+
+@eqx.filter_jit
+def _iterated(key: Key[Array, ""], program: Program, settings: IBIS, given: dict[str, Distribution], num: int) -> _Run:
+    path = _Growing(program, str(settings.plate), settings.batch)
+    start = Start(program, given)
+    key_init, key_run = jax.random.split(key)
+    particles = jax.vmap(start.draw)(jax.random.split(key_init, num))
+    zeros = jnp.zeros(num, particles.dtype)
+    pointwise, bad = path.pointwise(particles)
+    log_weights = jax.vmap(start.log_correction)(particles) if given else zeros
+    first = _Carry(
+        key=key_run,
+        particles=particles,
+        log_weights=log_weights,
+        pointwise=pointwise,
+        log_scale=first_log_scale(settings, particles),
+        genealogy=found(zeros),
+        log_predictive=jnp.zeros(path.batches, particles.dtype),
+        absorbed=jnp.zeros((), jnp.int32),
+        moves=jnp.zeros((), jnp.int32),
+        traces=jnp.full((len(_TRACES), path.batches), jnp.nan, particles.dtype),
+        non_finite=bad,
+    )
+    columns = jnp.arange(path.batches)
+
+    def absorb(carry: _Carry) -> tuple[_Carry, Array]:
+        """Take in observations up to the first after which particles must move, or all."""
+        ahead = columns >= carry.absorbed
+        sums = carry.log_weights[:, None] + jnp.cumsum(jnp.where(ahead, carry.pointwise, 0), axis=1)
+        levels, sizes = jax.vmap(weigh, in_axes=1)(sums)
+        low = ahead & (sizes < settings.target_ess * num)
+        stop = jnp.where(jnp.any(low), jnp.argmax(low), path.batches - 1)
+        # Weights have log mean exp 0 before, but those of a start at the very first.
+        before = jnp.where(columns > carry.absorbed, jnp.roll(levels, 1), 0)
+        taken = ahead & (columns <= stop)
+        carry = carry._replace(
+            log_weights=sums[:, stop] - levels[stop],
+            log_predictive=jnp.where(taken, levels - before, carry.log_predictive),
+            absorbed=(stop + 1).astype(jnp.int32),
+        )
+        return carry, sizes[stop]
+
+    def move(carry: _Carry, size: Array) -> _Carry:
+        key, key_move = jax.random.split(carry.key)
+        target = path.at(carry.absorbed)
+        ancestors, moved = rejuvenated(
+            key_move, target, settings, carry.particles, carry.log_weights, carry.log_scale, num
+        )
+        pointwise, bad = path.pointwise(moved.particles)
+        scale = jnp.exp(moved.log_scale)
+        taken = (carry.absorbed * settings.batch).astype(scale.dtype)
+        row = jnp.stack([taken, size, moved.acceptance, scale, moved.moves, moved.correlation])
+        return carry._replace(
+            key=key,
+            particles=moved.particles,
+            log_weights=zeros,
+            pointwise=pointwise,
+            log_scale=moved.log_scale,
+            genealogy=descend(carry.genealogy, carry.log_weights, ancestors, zeros),
+            moves=carry.moves + 1,
+            traces=carry.traces.at[:, carry.moves].set(row),
+            non_finite=carry.non_finite + bad,
+        )
+
+    def stage(carry: _Carry) -> _Carry:
+        carry, size = absorb(carry)
+        return jax.lax.cond(size < settings.target_ess * num, move, lambda carry, _: carry, carry, size)
+
+    last = jax.lax.while_loop(lambda carry: carry.absorbed < path.batches, stage, first)
+    return _Run(
+        particles=last.particles,
+        log_weights=last.log_weights,
+        log_predictive=last.log_predictive,
+        variance=relative_variance(last.genealogy, last.log_weights),
+        moves=last.moves,
+        traces=last.traces,
+        non_finite=last.non_finite,
+    )
+
+
+class _Growing:
+    """The posteriors of the first batches of data along a plate."""
+
+    def __init__(self, program: Program, plate: str, batch: int):
+        self.program, self.plate, self.batch = program, plate, batch
+        self.size = dict(program.structure.plates)[plate]
+        self.batches = math.ceil(self.size / batch)
+
+    def densities(self, flat: Float[Array, " d"]) -> tuple[Float[Array, ""], Float[Array, " batches"]]:
+        """Log prior, and log likelihood by batch."""
+        prior, along = self.program.log_densities_along(flat, self.plate)
+        padded = jnp.pad(along, (0, self.batches * self.batch - self.size))
+        return prior, jnp.sum(padded.reshape(self.batches, self.batch), axis=1)
+
+    def pointwise(self, particles: Float[Array, "n d"]) -> tuple[Float[Array, "n batches"], Int[Array, ""]]:
+        """Log likelihoods of all particles, NaN as `-inf`, and how many were NaN."""
+        _, terms = jax.vmap(self.densities)(particles)
+        bad = jnp.isnan(terms) | jnp.isposinf(terms)
+        return jnp.where(bad, -jnp.inf, terms), jnp.sum(jnp.any(bad, axis=1), dtype=jnp.int32)
+
+    def at(self, absorbed: Int[Array, ""]) -> LogDensity:
+        """The log density of the posterior of the first `absorbed` batches, NaN as `-inf`."""
+
+        def value(flat: Float[Array, " d"]) -> Float[Array, ""]:
+            prior, terms = self.densities(flat)
+            return prior + jnp.sum(jnp.where(jnp.arange(self.batches) < absorbed, terms, 0))
+
+        return guarded(value)
+
+
+def _plate(program: Program, given: str | None) -> str:
+    """The plate along which data come. **Raises:** `ValueError` where the model has no such plate."""
+    structure = program.structure
+    if structure.discrete:
+        names = ", ".join(site.name for site in structure.discrete)
+        raise ValueError(
+            f"model: with its discrete sites ({names}) summed out, observations have no likelihoods of their own for "
+            "IBIS to add one by one; use TemperedSMC"
+        )
+    if given is not None:
+        if given not in dict(structure.plates):
+            known = ", ".join(repr(name) for name, _ in structure.plates) or "none"
+            raise ValueError(f"plate: the model has no plate {given!r}; it has {known}")
+        return given
+    observed = [set(site.dims) for site in structure.of_kind("observed")]
+    common = [name for name, _ in structure.plates if observed and all(name in dims for dims in observed)]
+    if len(common) != 1:
+        found_ = ", ".join(map(repr, common)) or "none"
+        raise ValueError(f"plate: name the one along which data come; plates with all observed sites are: {found_}")
+    return common[0]

@@ -1,0 +1,185 @@
+"""Particles resampled and moved: what all sequential samplers over static parameters do between two targets.
+
+The kernel's covariance comes from the weighted particles, its scale follows the acceptance, and moves go on until
+particles have forgotten where they were.
+"""
+
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from ppl.inference.chains import LogDensity
+from ppl.inference.moves import Move, Shape, as_move
+from ppl.smc.policy import HOW
+
+# The scale follows the mean acceptance of all particles with this gain a move.
+_GAIN = 0.5
+# Moves go on while the mean correlation falls by this much within that many moves.
+_PROGRESS, _PATIENCE = 0.01, 10
+
+
+@runtime_checkable
+class Rejuvenation(Protocol):
+    """The settings of moves, which samplers have among their own; `TemperedSMC` documents them."""
+
+    @property
+    def kernel(self) -> str | Move: ...
+    @property
+    def num_moves(self) -> int | None: ...
+    @property
+    def correlation(self) -> float: ...
+    @property
+    def max_moves(self) -> int: ...
+    @property
+    def waste_free(self) -> int | None: ...
+    @property
+    def resampling(self) -> str: ...
+
+
+class Moved(NamedTuple):
+    """Particles after the moves, the scale adapted to them, and what the moves did."""
+
+    particles: Float[Array, "n d"]
+    log_scale: Float[Array, ""]
+    acceptance: Float[Array, ""]
+    moves: Float[Array, ""]
+    correlation: Float[Array, ""]
+
+
+def check_rejuvenation(settings: Rejuvenation) -> None:
+    """**Raises:** `ValueError` naming the setting that cannot be."""
+    as_move(settings.kernel)
+    for name, value in (("num_moves", settings.num_moves), ("max_moves", settings.max_moves)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: at least one is wanted, got {value}")
+    if not 0 < settings.correlation < 1:
+        raise ValueError(f"correlation: a number strictly between 0 and 1 is wanted, got {settings.correlation!r}")
+    if settings.num_moves is not None and settings.waste_free is not None:
+        raise ValueError("num_moves: waste_free sets the number of moves, so that one of the two is wanted")
+    if settings.waste_free is not None and settings.waste_free < 2:
+        raise ValueError(f"waste_free: a chain length from 2 up is wanted, got {settings.waste_free}")
+    if settings.resampling not in HOW or not getattr(HOW[settings.resampling], "proper", True):
+        raise ValueError(f"resampling: {settings.resampling!r} is not a proper scheme; known are {', '.join(HOW)}")
+
+
+def check_waste_free(settings: Rejuvenation, draws: int) -> None:
+    """**Raises:** `ValueError` unless the chain length divides the number of particles."""
+    if settings.waste_free is not None and draws % settings.waste_free:
+        raise ValueError(f"waste_free: must divide draws={draws}, got {settings.waste_free}")
+
+
+def first_log_scale(settings: Rejuvenation, particles: Float[Array, "n d"]) -> Float[Array, ""]:
+    """The log scale that moves begin with."""
+    return jnp.log(jnp.asarray(as_move(settings.kernel).first_scale(particles.shape[1]), particles.dtype))
+
+
+def rejuvenated(
+    key: Key[Array, ""],
+    log_density: LogDensity,
+    settings: Rejuvenation,
+    particles: Float[Array, "m d"],
+    log_weights: Float[Array, " m"],
+    log_scale: Float[Array, ""],
+    num: int,
+) -> tuple[Int[Array, " num"], Moved]:
+    """`num` particles resampled from weighted ones and moved by a kernel that leaves `log_density` invariant.
+
+    **Returns:** the ancestor of each, and the particles.
+    """
+    key_resample, key_move = jax.random.split(key)
+    length = settings.waste_free or 1
+    resampler: Any = HOW[settings.resampling]
+    ancestors = resampler(key_resample, log_weights, num // length)
+    shape = _shape(particles, log_weights)
+    moved = _moved(key_move, log_density, settings, particles[ancestors], log_scale, shape)
+    return jnp.repeat(ancestors, length), moved
+
+
+def _moved(
+    key: Key[Array, ""],
+    log_density: LogDensity,
+    settings: Rejuvenation,
+    particles: Float[Array, "m d"],
+    log_scale: Float[Array, ""],
+    shape: Shape,
+) -> Moved:
+    move = as_move(settings.kernel)
+    num = particles.shape[0]
+
+    def step(key: Key[Array, ""], states: Any, log_scale: Float[Array, ""]) -> tuple[Any, Array, Array]:
+        scale = jnp.exp(log_scale)
+        states, rates = jax.vmap(lambda k, s: move.step(k, log_density, s, scale, shape))(
+            jax.random.split(key, num), states
+        )
+        rate = jnp.mean(rates)
+        if move.target_accept is not None:
+            log_scale = log_scale + _GAIN * (rate - move.target_accept)
+        return states, log_scale, rate
+
+    first = jax.vmap(lambda x: move.start(log_density, x))(particles)
+    if settings.waste_free is not None:
+
+        def keep(carry: tuple[Any, Array], key: Key[Array, ""]) -> tuple[tuple[Any, Array], tuple[Array, Array]]:
+            states, log_scale, rate = step(key, *carry)
+            return (states, log_scale), (states.position, rate)
+
+        keys = jax.random.split(key, settings.waste_free - 1)
+        (last, log_scale), (path, rates) = jax.lax.scan(keep, (first, log_scale), keys)
+        whole = jnp.concatenate([particles[None], path]).swapaxes(0, 1)  # [N / P, P, d]
+        moves = jnp.asarray(float(settings.waste_free - 1))
+        return Moved(
+            whole.reshape(-1, particles.shape[1]),
+            log_scale,
+            jnp.mean(rates),
+            moves,
+            jnp.max(_correlations(first, last)),
+        )
+
+    # A correlation of independent numbers is of this size, the largest of a few dozen.
+    enough = settings.correlation + 3 / num**0.5
+    most = settings.num_moves or settings.max_moves
+
+    def go_on(carry: tuple[Any, ...]) -> Array:
+        _, _, _, count, correlations, _, idle = carry
+        if settings.num_moves is not None:
+            return count < most
+        # Particles do not change between far modes, however long they move: no use to wait for that.
+        return (count < most) & (jnp.max(correlations) > enough) & (idle < _PATIENCE)
+
+    def once(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        states, log_scale, rates, count, _, best, idle = carry
+        states, log_scale, rate = step(jax.random.fold_in(key, count), states, log_scale)
+        correlations = _correlations(first, states)
+        total = jnp.mean(jnp.maximum(correlations, 0))
+        idle = jnp.where(total < best - _PROGRESS, 0, idle + 1)
+        return states, log_scale, rates + rate, count + 1, correlations, jnp.minimum(best, total), idle
+
+    zero, one, none = jnp.zeros((), particles.dtype), jnp.ones((), particles.dtype), jnp.zeros((), jnp.int32)
+    start = (first, log_scale, zero, none, jnp.ones(particles.shape[1] + 1, particles.dtype), one, none)
+    last, log_scale, rates, count, correlations, _, _ = jax.lax.while_loop(go_on, once, start)
+    return Moved(last.position, log_scale, rates / count, count.astype(zero.dtype), jnp.max(correlations))
+
+
+def _correlations(before: Any, after: Any) -> Float[Array, " columns"]:
+    """The correlation over particles of each coordinate, and of the log density, with its earlier value."""
+
+    def columns(states: Any) -> Float[Array, "n columns"]:
+        x = jnp.concatenate([states.position, states.logdensity[:, None]], axis=1)
+        x = x - jnp.mean(x, axis=0)
+        return x / jnp.sqrt(jnp.maximum(jnp.sum(x * x, axis=0), jnp.finfo(x.dtype).tiny))
+
+    return jnp.sum(columns(before) * columns(after), axis=0)
+
+
+def _shape(particles: Float[Array, "n d"], log_weights: Float[Array, " n"]) -> Shape:
+    """Weighted mean and covariance of the particles, with a ridge that keeps the factor finite."""
+    weights = jax.nn.softmax(log_weights)
+    mean = weights @ particles
+    apart = particles - mean
+    covariance = (apart * weights[:, None]).T @ apart
+    size = particles.shape[1]
+    scale = jnp.maximum(jnp.diagonal(covariance), jnp.finfo(covariance.dtype).tiny)
+    covariance = covariance + jnp.diag(1e-5 * scale)
+    return Shape(mean, covariance, jnp.linalg.cholesky(covariance + 1e-7 * jnp.mean(scale) * jnp.eye(size)))
