@@ -4,7 +4,7 @@ Packages, from the bottom layer up:
 
 - `ppl.smc`: Feynman-Kac models, the particle driver, resampling, tempering, conditional SMC;
 - `ppl.tasks`: generated problems with exact verifiers; `ppl.lm`: language and reward models;
-- `ppl.inference`: any NumPyro program, every inference, one posterior; its call is `ppl.infer`;
+- `ppl.inference`: any NumPyro program, every inference, one posterior; its calls are `ppl.infer` and `ppl.sbc`;
 - `ppl.risk`: repeated sampling with calibrated uncertainty, from tables of attempts;
 - `ppl.decode`: test-time scaling methods over one weighted set of samples;
 - shared types in modules of their own: `ppl.records`, `ppl.cost`, `ppl.intervals`, `ppl.keys`, `ppl.arviz_adapter`,
@@ -19,12 +19,13 @@ from importlib import import_module
 from typing import Any
 
 _PARTS = frozenset(module.name for module in pkgutil.iter_modules(__path__))
+_CALLS = ("infer", "sbc")
 
 
 def __getattr__(name: str) -> Any:
-    """The part of that name, imported (PEP 562); `infer` is the one call that needs no part's name."""
-    if name == "infer":
-        return import_module("ppl.inference").infer
+    """The part of that name, imported (PEP 562); `infer` and `sbc` are calls that need no part's name."""
+    if name in _CALLS:
+        return getattr(import_module("ppl.inference"), name)
     if name not in _PARTS:
         parts = ", ".join(sorted(_PARTS))
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; its parts are {parts}")
@@ -32,4 +33,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_PARTS, "infer"])
+    return sorted([*globals(), *_PARTS, *_CALLS])

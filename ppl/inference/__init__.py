@@ -1,4 +1,4 @@
-"""Any NumPyro program, every inference, one `Posterior`; `ppl.infer` is the call."""
+"""Any NumPyro program, every inference, one `Posterior`; `ppl.infer` is the call; `ppl.sbc` checks it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +17,8 @@ from ppl.inference.nested import NestedSampling
 from ppl.inference.posterior import Posterior
 from ppl.inference.program import Program
 from ppl.inference.random_walk import RandomWalk, Slice
+from ppl.inference.ranks import SBC
+from ppl.inference.sbc import sbc
 from ppl.inference.tempering import TemperedSMC
 
 # Methods by name, as `infer(method=...)` takes them.
@@ -44,6 +46,7 @@ __all__ = [
     "MEADS",
     "METHODS",
     "NUTS",
+    "SBC",
     "Advice",
     "ChEES",
     "Enumeration",
@@ -65,4 +68,5 @@ __all__ = [
     "SliceMove",
     "TemperedSMC",
     "infer",
+    "sbc",
 ]

@@ -8,6 +8,7 @@ it is the density of the vector.
 import dataclasses
 import functools
 import math
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -43,6 +44,7 @@ class Structure:
 
     sites: tuple[Site, ...]
     plates: tuple[tuple[str, int], ...]
+    factors: tuple[str, ...] = ()
 
     def of_kind(self, kind: str) -> tuple[Site, ...]:
         return tuple(site for site in self.sites if site.kind == kind)
@@ -200,9 +202,26 @@ class Program(eqx.Module):
 
     def simulated(self, key: Key[Array, ""], values: Mapping[str, Shaped[Array, "..."]]) -> dict[str, Array]:
         """Observed sites drawn anew given latent values, and deterministic ones: posterior or prior predictive."""
-        model = handlers.substitute(handlers.uncondition(handlers.seed(self.model, key)), data=dict(values))
+        return self._drawn(key, values, ("observed", "deterministic"))
+
+    def joint_draw(self, key: Key[Array, ""]) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Latent sites drawn from the prior, and observed ones drawn given them."""
+        values = self._drawn(key, {}, ("latent", "discrete", "observed"))
+        observed = {site.name for site in self.structure.of_kind("observed")}
+        return (
+            {name: value for name, value in values.items() if name not in observed},
+            {name: value for name, value in values.items() if name in observed},
+        )
+
+    def _drawn(
+        self, key: Key[Array, ""], values: Mapping[str, Shaped[Array, "..."]], kinds: tuple[str, ...]
+    ) -> dict[str, Array]:
+        """Sites of these kinds in a run of the model with `values` given and observed sites drawn."""
+        key_latent, key_observed = jax.random.split(key)
+        model = handlers.substitute(handlers.seed(self.model, key_latent), data=dict(values))
+        model = handlers.condition(model, condition_fn=functools.partial(_observed_anew, key_observed))
         trace = handlers.trace(model).get_trace(*self.args, **self.kwargs)
-        wanted = {site.name for site in self.structure.sites if site.kind in ("observed", "deterministic")}
+        wanted = {site.name for site in self.structure.sites if site.kind in kinds}
         return {name: site["value"] for name, site in trace.items() if name in wanted}
 
     def observed(self) -> dict[str, Shaped[Array, "..."]]:
@@ -288,6 +307,20 @@ def _from_unconstrained(values: Mapping[str, Float[Array, "..."]], site: dict[st
     return moved
 
 
+def _observed_anew(key: Key[Array, ""], site: dict[str, Any]) -> Array | None:
+    """A draw for an observed site.
+
+    Not by `handlers.uncondition`: that does not reach into `numpyro.contrib.control_flow.scan`, whose carry would go on
+    from what was observed instead of what was drawn.
+    """
+    if site["type"] != "sample" or not site["is_observed"] or _is_factor(site):
+        return None
+    key = jax.random.fold_in(key, zlib.crc32(site["name"].encode()))
+    step = site["infer"].get("_scan_current_index")
+    key = key if step is None else jax.random.fold_in(key, step)
+    return site["fn"](rng_key=key, sample_shape=site["kwargs"]["sample_shape"])
+
+
 def _feasible(model: Callable[..., Any]) -> Callable[..., Any]:
     """The model with some value in the support where a prior is improper and cannot be drawn from."""
 
@@ -356,7 +389,9 @@ def _cached_structure(
         trace = handlers.trace(handlers.seed(_feasible(model), jax.random.key(0))).get_trace(*args, **kwargs)
         plates: dict[str, int] = {}
         sites = [_site(site, plates) for site in trace.values() if site["type"] in ("sample", "deterministic")]
-        found["structure"] = Structure(tuple(site for site in sites if site is not None), tuple(plates.items()))
+        factors = tuple(name for name, site in trace.items() if _is_factor(site))
+        known = tuple(site for site in sites if site is not None)
+        found["structure"] = Structure(known, tuple(plates.items()), factors)
 
     arrays = jax.tree.unflatten(treedef, [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes])
     try:
@@ -382,8 +417,8 @@ def _site(site: dict[str, Any], plates: dict[str, int]) -> Site | None:
         axis = len(shape) - len(fn.event_shape) + frame.dim
         if 0 <= axis < len(shape) and shape[axis] == frame.size:
             dims[axis] = frame.name
-    if isinstance(_base(fn), numpyro.distributions.Unit):
-        return None  # a factor: it has a density and no value
+    if _is_factor(site):
+        return None  # it has a density and no value
     if site["is_observed"]:
         return Site(name, shape, (), tuple(dims), "observed")
     if fn.support.is_discrete:
@@ -391,6 +426,10 @@ def _site(site: dict[str, Any], plates: dict[str, int]) -> Site | None:
     unconstrained = tuple(biject_to(fn.support).inverse_shape(shape))
     improper = isinstance(_base(fn), numpyro.distributions.ImproperUniform)
     return Site(name, shape, unconstrained, tuple(dims), "latent", improper=improper)
+
+
+def _is_factor(site: dict[str, Any]) -> bool:
+    return site["type"] == "sample" and isinstance(_base(site["fn"]), numpyro.distributions.Unit)
 
 
 def _base(fn: Any) -> Any:
