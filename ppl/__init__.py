@@ -4,8 +4,8 @@ Packages, from the bottom layer up:
 
 - `ppl.smc`: Feynman-Kac models, the particle driver, resampling, tempering, conditional SMC;
 - `ppl.tasks`: generated problems with exact verifiers; `ppl.lm`: language and reward models;
-- `ppl.inference`: any NumPyro program, every inference, one posterior; its calls are `ppl.infer` and, inside a
-  model, `ppl.markov`;
+- `ppl.inference`: any NumPyro program, every inference, one posterior; its calls are `ppl.infer`, `ppl.sbc` and,
+  inside a model, `ppl.markov`;
 - `ppl.risk`: repeated sampling with calibrated uncertainty, from tables of attempts;
 - `ppl.decode`: test-time scaling methods over one weighted set of samples;
 - shared types in modules of their own: `ppl.records`, `ppl.cost`, `ppl.intervals`, `ppl.keys`, `ppl.arviz_adapter`,
@@ -19,8 +19,8 @@ import pkgutil
 from importlib import import_module
 from typing import Any
 
-_CALLS = ("infer", "markov")
 _PARTS = frozenset(module.name for module in pkgutil.iter_modules(__path__))
+_CALLS = ("infer", "markov", "sbc")
 
 
 def __getattr__(name: str) -> Any:

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from jaxtyping import Array, Bool, Float, Int
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
-from ppl.calibration import expected_calibration_error, reliability_bins
+from ppl.calibration import expected_calibration_error, rank_band, rank_counts, reliability_bins
 
 BAND = 0.18  # opacity of bands: three of them on top of each other can still be told apart
 
@@ -95,6 +96,32 @@ def reliability(
     lower.set(xlabel="stated probability", ylabel="count")
     for axes in (upper, lower):
         axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def rank_ecdfs(ranks: Mapping[str, Int[np.ndarray, " n"]], num_ranks: int, *, level: float = 0.01) -> Figure:
+    """Share of ranks up to each rank, less the share of uniform ranks, with the band that uniform ranks stay in.
+
+    **Arguments:** `ranks`: by quantity, in [0, `num_ranks`), the same number for each. `level`: the chance that one
+    curve leaves the band though its ranks are uniform.
+
+    **Raises:** `ValueError` for no quantity, and as `ppl.calibration.rank_band` and `rank_counts`.
+    """
+    if not ranks:
+        raise ValueError("ranks: those of at least one quantity are wanted, got none")
+    figure, axes = new_figure()
+    uniform = np.arange(1, num_ranks) / num_ranks
+    num = len(next(iter(ranks.values())))
+    lower, upper = (count / num - uniform for count in rank_band(num, num_ranks, level))
+    axes.fill_between(uniform, lower, upper, step="post", color="0.5", alpha=BAND, linewidth=0)
+    axes.axhline(0, color="0.6", linewidth=1, linestyle="--")
+    strong, pale = colormaps["tab20"](range(0, 20, 2)), colormaps["tab20"](range(1, 20, 2))
+    colours = [*strong, *pale]
+    for number, (name, values) in enumerate(ranks.items()):
+        difference = rank_counts(values, num_ranks) / num - uniform
+        axes.step(uniform, difference, where="post", color=colours[number % 20], label=name, linewidth=1.2)
+    axes.set(xlabel="rank / number of ranks", ylabel="ECDF less uniform", xlim=(0, 1))
+    legend_beside(axes)
     return figure
 
 

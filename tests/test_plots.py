@@ -6,6 +6,7 @@ import pytest
 from matplotlib import image
 
 from ppl import plots
+from ppl.calibration import rank_counts
 
 
 def drawn(figure):
@@ -90,3 +91,15 @@ def test_reliability_draws_each_bin_with_its_interval():
     upper, lower = figure.axes
     assert upper.get_title().startswith("ECE 0.0")
     assert sum(bar.get_height() for bar in lower.patches) == 600
+
+
+def test_rank_ecdfs_draw_each_curve_in_the_band():
+    rng = np.random.default_rng(0)
+    ranks = {"mu": rng.integers(0, 21, 100), "tau": rng.integers(0, 15, 100)}
+    figure = plots.rank_ecdfs(ranks, 21)
+    drawn(figure)
+    _, mu, tau = figure.axes[0].get_lines()
+    assert mu.get_ydata() == pytest.approx(rank_counts(ranks["mu"], 21) / 100 - np.arange(1, 21) / 21)
+    assert tau.get_ydata().max() > 0.2
+    with pytest.raises(ValueError, match="ranks: those of at least one"):
+        plots.rank_ecdfs({}, 21)

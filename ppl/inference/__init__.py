@@ -1,4 +1,4 @@
-"""Any NumPyro program, every inference, one `Posterior`; `ppl.infer` is the call."""
+"""Any NumPyro program, every inference, one `Posterior`; `ppl.infer` is the call; `ppl.sbc` checks it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +23,8 @@ from ppl.inference.pmmh import PMMH
 from ppl.inference.posterior import Posterior
 from ppl.inference.program import Program
 from ppl.inference.random_walk import RandomWalk, Slice
+from ppl.inference.ranks import SBC
+from ppl.inference.sbc import sbc
 from ppl.inference.sghmc import SGHMC
 from ppl.inference.sgld import SGLD
 from ppl.inference.smc2 import SMC2
@@ -65,6 +67,7 @@ __all__ = [
     "METHODS",
     "NUTS",
     "PMMH",
+    "SBC",
     "SGHMC",
     "SGLD",
     "SMC2",
@@ -96,4 +99,5 @@ __all__ = [
     "infer",
     "markov",
     "particle_filter",
+    "sbc",
 ]

@@ -14,13 +14,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
 
 from ppl.inference.checkpoint import Checkpoint
 from ppl.inference.posterior import Posterior, posterior_of
 from ppl.inference.program import Program
 from ppl.inference.progress import progress
-from ppl.inference.starts import starting_points
+from ppl.inference.starts import starting_points, usable_points
 
 LogDensity = Callable[[Float[Array, " d"]], Float[Array, ""]]
 # What a sampler is given to sample from: the log density, or what its own `target(program)` makes of the program.
@@ -101,6 +101,17 @@ def run_chains(
     }
     attrs = {"seconds": time.perf_counter() - begun, "warmup": method.warmup, "thin": thin}
     return posterior_of(program, jnp.asarray(moved), method=name, stats=stats, attrs=attrs)
+
+
+def traced_chains(
+    key: Key[Array, ""], program: Program, method: Sampler, *, chains: int, draws: int, thin: int
+) -> tuple[Float[Array, "chains draws d"], Bool[Array, ""]]:
+    """The unconstrained draws of a whole run inside `jit` or `vmap`, and whether all chains found a start."""
+    key_start, key_warm, key_run = jax.random.split(key, 3)
+    starts, good = usable_points(key_start, program, chains)
+    carry = _warm(key_warm, program, method, starts)
+    _, (positions, _) = _advance(key_run, program, method, carry, jnp.asarray(0), draws, thin)
+    return positions.swapaxes(0, 1), jnp.all(good)
 
 
 @eqx.filter_jit

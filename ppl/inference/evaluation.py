@@ -42,6 +42,16 @@ def prior_draws(key: Key[Array, ""], program: Program, num: int) -> dict[str, np
     return _apart(_prior(jax.random.split(key, num), program), (1, num))
 
 
+def scalars(values: Mapping[str, Shaped[np.ndarray, "..."]], leading: int = 2) -> dict[str, Shaped[np.ndarray, "..."]]:
+    """Each scalar component by a label such as `theta[0, 1]`, with the `leading` axes that are none of the site's."""
+    before = (slice(None),) * leading
+    return {
+        name + (f"[{', '.join(map(str, index))}]" if index else ""): np.asarray(value[(*before, *index)])
+        for name, value in values.items()
+        for index in np.ndindex(value.shape[leading:])
+    }
+
+
 @eqx.filter_jit
 def observed_data(program: Program) -> dict[str, Shaped[Array, "..."]]:
     """The data by observed site."""

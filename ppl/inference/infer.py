@@ -69,7 +69,7 @@ def infer(
     for name, value in (("chains", chains), ("draws", draws), ("thin", thin)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}: a whole number from 1 up is wanted, got {value!r}")
-    chosen, label = _method(method)
+    chosen, label = as_method(method)
     program = Program(model, args, data)
     key = as_key(key)
     if isinstance(chosen, Sampler):
@@ -92,7 +92,8 @@ def infer(
     return chosen.run(key, program, chains=chains, draws=draws, show_progress=show_progress)
 
 
-def _method(method: str | Sampler | Method) -> tuple[Any, str]:
+def as_method(method: str | Sampler | Method) -> tuple[Any, str]:
+    """The method and its name. **Raises:** `ValueError` for an unknown name or anything that is no method."""
     from ppl.inference import METHODS
 
     if isinstance(method, str):

@@ -17,7 +17,14 @@ from matplotlib.figure import Figure
 from ppl import arviz_adapter
 from ppl.files import replacing
 from ppl.inference.diagnosis import Advice, diagnose
-from ppl.inference.evaluation import constrained_draws, log_likelihoods, observed_data, prior_draws, simulated_draws
+from ppl.inference.evaluation import (
+    constrained_draws,
+    log_likelihoods,
+    observed_data,
+    prior_draws,
+    scalars,
+    simulated_draws,
+)
 from ppl.inference.program import Program
 from ppl.keys import as_key
 from ppl.smc.resampling import systematic
@@ -100,20 +107,18 @@ class Posterior:
             raise ValueError(f"level: a probability strictly between 0 and 1 is wanted, got {level!r}")
         ends = ((1 - level) / 2, (1 + level) / 2)
         weights, rows = self.weights().ravel(), []
-        for name, value in self.draws.items():
-            for index in np.ndindex(value.shape[2:]):
-                scalar = value[(slice(None), slice(None), *index)].astype(np.float64)
-                mean = float(weights @ scalar.ravel())
-                sd = float(np.sqrt(weights @ (scalar.ravel() - mean) ** 2))
-                label = name + (f"[{', '.join(map(str, index))}]" if index else "")
-                low, high = _weighted_quantiles(scalar.ravel(), weights, ends)
-                row = {"site": label, "mean": mean, "sd": sd, f"{ends[0]:.1%}": low, f"{ends[1]:.1%}": high}
-                if self.log_weights is None and self.num_draws >= 4:
-                    size = float(diagnostics.ess_bulk(scalar)) if sd > 0 else np.nan
-                    row |= {"mcse_mean": sd / np.sqrt(size), "ess_bulk": size}
-                    if self.num_chains > 1:
-                        row["r_hat"] = float(diagnostics.rhat(scalar)) if sd > 0 else np.nan
-                rows.append(row)
+        for label, value in scalars(self.draws).items():
+            scalar = value.astype(np.float64)
+            mean = float(weights @ scalar.ravel())
+            sd = float(np.sqrt(weights @ (scalar.ravel() - mean) ** 2))
+            low, high = _weighted_quantiles(scalar.ravel(), weights, ends)
+            row = {"site": label, "mean": mean, "sd": sd, f"{ends[0]:.1%}": low, f"{ends[1]:.1%}": high}
+            if self.log_weights is None and self.num_draws >= 4:
+                size = float(diagnostics.ess_bulk(scalar)) if sd > 0 else np.nan
+                row |= {"mcse_mean": sd / np.sqrt(size), "ess_bulk": size}
+                if self.num_chains > 1:
+                    row["r_hat"] = float(diagnostics.rhat(scalar)) if sd > 0 else np.nan
+            rows.append(row)
         return pd.DataFrame(rows).set_index("site")
 
     def diagnose(self) -> list[Advice]:

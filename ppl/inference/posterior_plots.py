@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
+from ppl.inference.evaluation import scalars
+
 if TYPE_CHECKING:
     from ppl.inference.posterior import Posterior
 
@@ -20,15 +22,13 @@ def trace_figure(posterior: "Posterior", names: list[str] | None = None) -> Figu
     for name in chosen:
         if name not in posterior.draws:
             raise ValueError(f"names: {name!r} is no site of the posterior; they are {', '.join(posterior.draws)}")
-    scalars = [
-        (name + (f"[{', '.join(map(str, index))}]" if index else ""), posterior.draws[name][(..., *index)])
-        for name in chosen
-        for index in np.ndindex(posterior.draws[name].shape[2:])
-    ][:_MOST]
+    components = list(scalars({name: posterior.draws[name] for name in chosen}).items())[:_MOST]
     weights = posterior.weights()
-    figure = Figure(figsize=(9.0, 1.6 * len(scalars) + 0.4), layout="constrained")  # not by pyplot, as in `ppl.plots`
-    axes = figure.subplots(len(scalars), 2, squeeze=False, width_ratios=(2, 1))
-    for (label, values), (trace, histogram) in zip(scalars, axes, strict=True):
+    figure = Figure(
+        figsize=(9.0, 1.6 * len(components) + 0.4), layout="constrained"
+    )  # not by pyplot, as in `ppl.plots`
+    axes = figure.subplots(len(components), 2, squeeze=False, width_ratios=(2, 1))
+    for (label, values), (trace, histogram) in zip(components, axes, strict=True):
         bins = np.histogram_bin_edges(values, bins=40)
         for chain in range(posterior.num_chains):
             colour = f"C{chain % 10}"

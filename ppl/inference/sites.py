@@ -1,11 +1,13 @@
 """Sites of a traced NumPyro program: their values from unconstrained ones, and their log densities."""
 
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpyro
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.distributions.util import is_identically_one, sum_rightmost
@@ -65,6 +67,25 @@ def site_log_probs(site: dict[str, Any]) -> Float[Array, "..."]:
     if scale is not None and not is_identically_one(scale) and not site["name"].startswith(JACOBIAN):
         term = scale * term
     return term
+
+
+def observed_anew(key: Key[Array, ""], site: dict[str, Any]) -> Array | None:
+    """A draw for an observed site.
+
+    Not by `handlers.uncondition`: that does not reach into `numpyro.contrib.control_flow.scan`, whose carry would go on
+    from what was observed instead of what was drawn.
+    """
+    if site["type"] != "sample" or not site["is_observed"] or is_factor(site):
+        return None
+    key = jax.random.fold_in(key, zlib.crc32(site["name"].encode()))
+    step = site["infer"].get("_scan_current_index")
+    key = key if step is None else jax.random.fold_in(key, step)
+    return site["fn"](rng_key=key, sample_shape=site["kwargs"]["sample_shape"])
+
+
+def is_factor(site: dict[str, Any]) -> bool:
+    """Whether a site is a `numpyro.factor`, which has a density and no value."""
+    return site["type"] == "sample" and isinstance(base_distribution(site["fn"]), numpyro.distributions.Unit)
 
 
 def base_distribution(fn: Any) -> Any:

@@ -20,7 +20,7 @@ def starting_points(key: Key[Array, ""], program: Program, num: int) -> Float[Ar
 
     **Raises:** `ValueError` naming the sites whose log density is not finite, if no point in a hundred will do.
     """
-    points, good = _points(key, program, num)
+    points, good = usable_points(key, program, num)
     if not bool(jnp.all(good)):
         terms = jax.device_get(_terms(program, points[int(jnp.argmin(good))]))
         bad = [f"{name} ({float(value)})" for name, value in terms.items() if not np.isfinite(value)]
@@ -34,7 +34,8 @@ def starting_points(key: Key[Array, ""], program: Program, num: int) -> Float[Ar
 
 
 @eqx.filter_jit
-def _points(key: Key[Array, ""], program: Program, num: int) -> tuple[Float[Array, "num d"], Bool[Array, " num"]]:
+def usable_points(key: Key[Array, ""], program: Program, num: int) -> tuple[Float[Array, "num d"], Bool[Array, " num"]]:
+    """The points of `starting_points`, and which of them are of finite density and gradient."""
     size = program.structure.size
     value_and_grad = jax.value_and_grad(program.log_density)
 

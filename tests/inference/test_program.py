@@ -67,6 +67,23 @@ def test_scaled_sites_keep_their_volume_element():
     assert value == pytest.approx(-3 * np.exp(0.5) + 0.5, rel=1e-5)
 
 
+def test_what_is_drawn_in_a_loop_goes_on_from_what_was_drawn():
+    def doubling(y):
+        b = numpyro.sample("b", dist.Uniform(1, 3))
+
+        def step(x, y):
+            x = numpyro.sample("y", dist.Normal(b * x, 1e-4), obs=y)
+            return x, None
+
+        scan(step, jnp.ones(()), y)
+
+    program = Program(doubling, (jnp.zeros(5),))
+    latent, drawn = program.joint_draw(jax.random.key(0))
+    assert drawn["y"] == pytest.approx(np.asarray(latent["b"]) ** np.arange(1, 6), rel=1e-2)
+    again = program.simulated(jax.random.key(1), {"b": jnp.asarray(2.0)})
+    assert again["y"] == pytest.approx(2.0 ** np.arange(1, 6), rel=1e-2)
+
+
 def test_values_come_back():
     program = Program(regression, (Y,))
     flat = program.prior_draw(jax.random.key(0))
