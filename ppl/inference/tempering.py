@@ -134,7 +134,12 @@ class TemperedSMC:
             stats=_traces(runs),
             log_evidence=evidence,
             log_evidence_se=error,
-            attrs={"seconds": time.perf_counter() - begun, "temperatures": int(runs.steps.max())},
+            attrs={
+                "seconds": time.perf_counter() - begun,
+                "temperatures": int(runs.steps.max()),
+                "kernel": type(settings.kernel).__name__,
+                "correlation": self.correlation,
+            },
         )
 
 
@@ -378,4 +383,6 @@ def _shape(particles: Float[Array, "n d"], log_weights: Float[Array, " n"]) -> S
 def _traces(runs: _Run) -> dict[str, np.ndarray]:
     longest = int(runs.steps.max())
     by_step = {name: np.asarray(runs.traces[:, i, :longest]) for i, name in enumerate(_TRACES)}
-    return by_step | {"run_log_evidence": np.asarray(runs.log_evidence), "non_finite": np.asarray(runs.non_finite)}
+    error = np.sqrt(np.maximum(runs.variance, 0))
+    by_run = {"run_log_evidence": runs.log_evidence, "run_log_evidence_se": error, "non_finite": runs.non_finite}
+    return by_step | {name: np.asarray(value) for name, value in by_run.items()}
