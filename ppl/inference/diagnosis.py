@@ -5,8 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Shaped
+from scipy import stats as distributions
 
 _R_HAT, _ESS_PER_CHAIN, _E_BFMI, _K_HAT, _ACCEPTANCE = 1.01, 100, 0.3, 0.7, 0.1
+# Runs that agree are told to disagree this often; moves may stop this far above their aim for reasons of noise.
+_FALSE_ALARM, _SLACK = 1e-3, 0.1
 
 
 class Advice(NamedTuple):
@@ -25,14 +28,23 @@ def diagnose(
     log_weights: Float[np.ndarray, "chains draws"] | None,
     stats: Mapping[str, Shaped[np.ndarray, "chains ..."]],
     draws: Mapping[str, Shaped[np.ndarray, "chains draws ..."]],
+    attrs: Mapping[str, str | int | float],
 ) -> list[Advice]:
-    """Findings about chains (R-hat, ESS, divergences, E-BFMI), particles (ESS, acceptance) and approximations (k-hat).
+    """Findings about chains (R-hat, ESS, divergences, E-BFMI), particles (ESS, moves, runs) and approximations (k-hat).
+
+    **Arguments:** as the fields of `Posterior`.
 
     **Source:** Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021) for R-hat and ESS; Betancourt (2016) for E-BFMI;
     Vehtari, Simpson, Gelman, Yao & Gabry (2024) for k-hat.
     """
     found = _of_weights(log_weights, stats) if log_weights is not None else _of_chains(unconstrained, stats)
-    return [*found, *_of_sampler(stats, unconstrained.shape), *_of_values(draws)]
+    found += _of_runs(stats)
+    return [
+        *found,
+        *_of_sampler(stats, unconstrained.shape),
+        *_of_moves(stats, unconstrained, attrs),
+        *_of_values(draws),
+    ]
 
 
 def e_bfmi(energy: Float[np.ndarray, "chains draws"]) -> Float[np.ndarray, " chains"]:
@@ -92,15 +104,60 @@ def _of_sampler(stats: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> list
     if "k_hat" in stats and (worst := float(np.max(stats["k_hat"]))) > _K_HAT:
         advice = f"above {_K_HAT}, the approximation misses the posterior's tails; do not trust its intervals, use NUTS"
         found.append(Advice("k_hat", worst, advice))
+    if "non_finite" in stats and (number := int(stats["non_finite"].sum())):
+        advice = "log densities were NaN and counted as -inf; look for a division by zero or a log of a negative number"
+        found.append(Advice("non_finite", number, advice))
+    return found
+
+
+def _of_runs(stats: Mapping[str, np.ndarray]) -> list[Advice]:
+    """Do runs differ by more than each says that it errs? If not, their spread is chi-square."""
+    if "run_log_evidence_se" not in stats or len(stats["run_log_evidence"]) < 2:
+        return []
+    evidence = stats["run_log_evidence"].astype(np.float64)
+    errors = stats["run_log_evidence_se"].astype(np.float64)
+    stated = errors[np.isfinite(errors) & (errors > 0)]
+    if not stated.size or not np.all(np.isfinite(evidence)):
+        return []
+    ratio = float(evidence.std(ddof=1) / np.sqrt((stated**2).mean()))
+    freedom = len(evidence) - 1
+    if ratio**2 * freedom <= distributions.chi2.isf(_FALSE_ALARM, freedom):
+        return []
+    advice = (
+        "times what each states the runs differ in log evidence: some have missed a mode or a narrow part; take more "
+        "particles (`draws`) and runs (`chains`), and believe the stated error of the whole only as a lower bound"
+    )
+    return [Advice("run_log_evidence", ratio, advice)]
+
+
+def _of_moves(
+    stats: Mapping[str, np.ndarray], unconstrained: np.ndarray, attrs: Mapping[str, str | int | float]
+) -> list[Advice]:
+    """The moves of particles between temperatures."""
+    found = []
     if "move_acceptance" in stats:
         rates = stats["move_acceptance"]
         lowest = float(np.nanmin(rates)) if np.any(np.isfinite(rates)) else np.nan
         if lowest < _ACCEPTANCE:
             advice = "moves were nearly all refused at some temperature; use more moves a step, or another kernel"
             found.append(Advice("move_acceptance", lowest, advice))
-    if "non_finite" in stats and (number := int(stats["non_finite"].sum())):
-        advice = "log densities were NaN and counted as -inf; look for a division by zero or a log of a negative number"
-        found.append(Advice("non_finite", number, advice))
+    if "move_correlation" in stats and np.any(np.isfinite(stats["move_correlation"])):
+        aim = float(attrs.get("correlation", 0.1)) + 3 / unconstrained.shape[1] ** 0.5
+        highest = float(np.nanmax(stats["move_correlation"]))
+        if highest > aim + _SLACK:
+            advice = (
+                f"above the {aim:.2g} aimed at, particles had not forgotten where they were when moves stopped at some "
+                "temperature. Between far modes this is so, and no more than particles share out their weights; "
+                "otherwise raise max_moves or num_moves, take another kernel, or reparametrise"
+            )
+            found.append(Advice("move_correlation", highest, advice))
+    if attrs.get("kernel") == "NUTSMove":
+        scale = float(np.nanmin(stats["move_scale"]))
+        advice = (
+            "one step size for all particles does not move those in a narrow neck, and log evidence may be too small "
+            "by more than its error without another sign; compare with the kernel 'hmc', whose step sizes vary"
+        )
+        found.append(Advice("move_scale", scale, advice))
     return found
 
 

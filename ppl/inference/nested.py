@@ -100,7 +100,11 @@ class NestedSampling:
             jnp.asarray(points.position),
             method="nested_sampling",
             log_weights=jnp.asarray(scaled, points.position.dtype),
-            stats={"log_likelihood": points.loglikelihood, "run_log_evidence": evidence},
+            stats={
+                "log_likelihood": points.loglikelihood,
+                "run_log_evidence": evidence,
+                "run_log_evidence_se": np.sqrt(variance),
+            },
             log_evidence=pooled,
             log_evidence_se=error,
             attrs={"seconds": time.perf_counter() - begun, "live_points": draws},

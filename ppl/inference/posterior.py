@@ -123,7 +123,7 @@ class Posterior:
 
     def diagnose(self) -> list[Advice]:
         """What is wrong with this run, each with a sentence of advice; empty when nothing was seen."""
-        return diagnose(self.unconstrained, self.log_weights, self.stats, self.draws)
+        return diagnose(self.unconstrained, self.log_weights, self.stats, self.draws, self.attrs)
 
     def predict(
         self, key: int | Key[Array, ""] = 0, *args: Any, **kwargs: Any

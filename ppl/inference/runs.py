@@ -62,7 +62,11 @@ def posterior_of_runs(
         jnp.asarray(particles),
         method=method,
         log_weights=jnp.asarray(weights, particles.dtype),
-        stats={**stats, "run_log_evidence": log_evidence},
+        stats={
+            **stats,
+            "run_log_evidence": log_evidence,
+            "run_log_evidence_se": np.sqrt(np.maximum(variance, 0)),
+        },
         log_evidence=evidence,
         log_evidence_se=error,
         attrs=attrs,

@@ -110,7 +110,12 @@ class TemperedSMC:
             runs.variance,
             method="temperedsmc",
             stats=_traces(runs),
-            attrs={"seconds": time.perf_counter() - begun, "temperatures": int(runs.steps.max())},
+            attrs={
+                "seconds": time.perf_counter() - begun,
+                "temperatures": int(runs.steps.max()),
+                "kernel": type(settings.kernel).__name__,
+                "correlation": self.correlation,
+            },
         )
 
 
