@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from scipy import stats as distributions
 
+# Of the log likelihood: 1 to 1.7 costs least (Doucet, Pitt, Deligiannidis & Kohn 2015).
+_NOISE = 2.0
 _R_HAT, _ESS_PER_CHAIN, _E_BFMI, _K_HAT, _ACCEPTANCE = 1.01, 100, 0.3, 0.7, 0.1
 # Runs that agree are told to disagree this often; moves may stop this far above their aim for reasons of noise.
 _FALSE_ALARM, _SLACK = 1e-3, 0.1
@@ -104,6 +106,12 @@ def _of_sampler(stats: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> list
     if "k_hat" in stats and (worst := float(np.max(stats["k_hat"]))) > _K_HAT:
         advice = f"above {_K_HAT}, the approximation misses the posterior's tails; do not trust its intervals, use NUTS"
         found.append(Advice("k_hat", worst, advice))
+    if "log_likelihood_sd" in stats and (noise := float(np.max(stats["log_likelihood_sd"]))) > _NOISE:
+        advice = (
+            f"above {_NOISE}, the particle filter is so noisy that the chain stays for long where it was lucky; take "
+            "more num_particles, or a guided filter"
+        )
+        found.append(Advice("log_likelihood_sd", noise, advice))
     if "non_finite" in stats and (number := int(stats["non_finite"].sum())):
         advice = "log densities were NaN and counted as -inf; look for a division by zero or a log of a negative number"
         found.append(Advice("non_finite", number, advice))

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Key, PyTree, Shaped
 from ppl import smc
 from ppl.inference.chains import guarded
 from ppl.inference.covariance import seen, started, window_ends
-from ppl.inference.pmmh import filtered_path
+from ppl.inference.pmmh import filtered_path, first_parameters
 from ppl.inference.program import Program
 from ppl.inference.random_walk import sweep
 from ppl.inference.state_space import Potential, StateSpace, check_kind, check_paths
@@ -69,7 +69,7 @@ class ParticleGibbs:
     ) -> tuple[PyTree, PyTree]:
         def one(key: Key[Array, ""], position: Float[Array, " d"]) -> Any:
             key_first, key_run = jax.random.split(key)
-            theta = space.parameters(position)
+            theta = first_parameters(key, space, position)
             _, position = filtered_path(key_first, space, theta, self.num_particles, self.filter, smc.Policy())
 
             def adapt(carry: Any, scanned: tuple[Key[Array, ""], Bool[Array, ""]]) -> tuple[Any, None]:

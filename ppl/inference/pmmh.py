@@ -76,7 +76,10 @@ class PMMH:
     ) -> tuple[PyTree, PyTree]:
         def one(key: Key[Array, ""], position: Float[Array, " d"]) -> tuple[Visited, dict[str, Array]]:
             key_first, key_walk, key_noise = jax.random.split(key, 3)
-            first = self._visit(key_first, space, space.parameters(position))
+            theta = first_parameters(key_first, space, position)
+            # Of likelihood zero, so that the first step with a finite one is taken: no filter is compiled for it alone.
+            nothing = jnp.full((), -jnp.inf, theta.dtype)
+            first = Visited(position, theta, nothing, nothing)
 
             def step(
                 key: Key[Array, ""], here: Visited, factor: Float[Array, "p p"], scale: Float[Array, ""]
@@ -125,6 +128,12 @@ class PMMH:
     def _visit(self, key: Key[Array, ""], space: StateSpace, theta: Float[Array, " p"]) -> Visited:
         log_likelihood, position = filtered_path(key, space, theta, self.num_particles, self.filter, self.policy)
         return Visited(position, theta, space.log_prior(theta), log_likelihood)
+
+
+def first_parameters(key: Key[Array, ""], space: StateSpace, position: Float[Array, " d"]) -> Float[Array, " p"]:
+    """A draw of the prior where it is proper, as filters lose all their particles far from what it has in mind."""
+    improper = set(space.program.structure.improper) & set(space.parts.parameters)
+    return space.parameters(position if improper else space.program.prior_draw(jax.random.fold_in(key, 0)))
 
 
 def filtered_path(
