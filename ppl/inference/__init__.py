@@ -16,6 +16,7 @@ from ppl.inference.infer import Method, infer
 from ppl.inference.mclmc import MCLMC
 from ppl.inference.moves import HMCMove, IndependentMove, Move, NUTSMove, RandomWalkMove, SliceMove
 from ppl.inference.nested import NestedSampling
+from ppl.inference.persistent import PersistentSMC
 from ppl.inference.posterior import Posterior
 from ppl.inference.program import Program
 from ppl.inference.random_walk import RandomWalk, Slice
@@ -37,6 +38,7 @@ METHODS: dict[str, Callable[[], Any]] = {
     "sghmc": SGHMC,
     "cyclical_sgld": CyclicalSGLD,
     "tempered_smc": TemperedSMC,
+    "persistent_smc": PersistentSMC,
     "ibis": IBIS,
     "nested_sampling": NestedSampling,
     "importance": Importance,
@@ -71,6 +73,7 @@ __all__ = [
     "NUTSMove",
     "NestedSampling",
     "Pathfinder",
+    "PersistentSMC",
     "Posterior",
     "Program",
     "RandomWalk",
