@@ -19,6 +19,7 @@ from ppl.inference.moves import HMCMove, IndependentMove, Move, NUTSMove, Random
 from ppl.inference.nested import NestedSampling
 from ppl.inference.particle_filter import Filtered, particle_filter
 from ppl.inference.particle_gibbs import ParticleGibbs
+from ppl.inference.persistent import PersistentSMC
 from ppl.inference.pmmh import PMMH
 from ppl.inference.posterior import Posterior
 from ppl.inference.program import Program
@@ -45,6 +46,7 @@ METHODS: dict[str, Callable[[], Any]] = {
     "sghmc": SGHMC,
     "cyclical_sgld": CyclicalSGLD,
     "tempered_smc": TemperedSMC,
+    "persistent_smc": PersistentSMC,
     "ibis": IBIS,
     "nested_sampling": NestedSampling,
     "importance": Importance,
@@ -87,6 +89,7 @@ __all__ = [
     "NestedSampling",
     "ParticleGibbs",
     "Pathfinder",
+    "PersistentSMC",
     "Posterior",
     "Program",
     "RandomWalk",

@@ -27,14 +27,18 @@ def independent_runs(
 
 
 def combined_evidence(
-    log_evidence: Float[np.ndarray, " runs"], variance: Float[np.ndarray, " runs"]
-) -> tuple[float, float]:
+    log_evidence: Float[np.ndarray, " runs"], variance: Float[np.ndarray, " runs"] | None
+) -> tuple[float, float | None]:
     """The evidence of independent runs and its standard error.
 
     Two estimates of the same variance: that of each run's genealogy, and the spread over runs, on few degrees of
-    freedom. The larger is stated: a genealogy sees no mode that its run has missed.
+    freedom. The larger is stated: a genealogy sees no mode that its run has missed. Without a genealogy the spread is
+    all there is, and one run has no error.
     """
-    pooled, spread = pooled_evidence(jnp.asarray(log_evidence)) if len(log_evidence) > 1 else (log_evidence[0], 0.0)
+    several = len(log_evidence) > 1
+    pooled, spread = pooled_evidence(jnp.asarray(log_evidence)) if several else (log_evidence[0], 0.0)
+    if variance is None:
+        return float(pooled), float(spread) if several else None
     within = float(np.sqrt(np.nanmean(np.maximum(variance, 0)) / len(log_evidence)))
     return float(pooled), max(within, float(spread))
 
@@ -43,7 +47,7 @@ def posterior_of_runs(
     program: Program,
     particles: Float[np.ndarray, "runs n d"],
     log_evidence: Float[np.ndarray, " runs"],
-    variance: Float[np.ndarray, " runs"],
+    variance: Float[np.ndarray, " runs"] | None,
     *,
     method: str,
     log_weights: Float[np.ndarray, "runs n"] | None = None,
@@ -52,21 +56,20 @@ def posterior_of_runs(
 ) -> Posterior:
     """Particles of several runs, weighted within a run by `log_weights` (log mean exp 0) and over runs by evidence.
 
-    **Arguments:** `variance`: the relative variance of each run's evidence.
+    **Arguments:** `variance`: the relative variance of each run's evidence, `None` if runs have no estimate of it.
     """
     evidence, error = combined_evidence(log_evidence, variance)
     within = np.zeros(particles.shape[:2], particles.dtype) if log_weights is None else log_weights
     weights = (log_evidence - evidence)[:, None] + within
+    by_run: dict[str, Any] = {**stats, "run_log_evidence": log_evidence}
+    if variance is not None:
+        by_run["run_log_evidence_se"] = np.sqrt(np.maximum(variance, 0))
     return posterior_of(
         program,
         jnp.asarray(particles),
         method=method,
         log_weights=jnp.asarray(weights, particles.dtype),
-        stats={
-            **stats,
-            "run_log_evidence": log_evidence,
-            "run_log_evidence_se": np.sqrt(np.maximum(variance, 0)),
-        },
+        stats=by_run,
         log_evidence=evidence,
         log_evidence_se=error,
         attrs=attrs,

@@ -8,7 +8,7 @@ over runs.
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import equinox as eqx
@@ -97,12 +97,7 @@ class TemperedSMC:
             return _tempered(key, program, settings, names, distributions, draws)
 
         runs = independent_runs(key, one, chains, "temperedsmc", show_progress)
-        if not np.all(runs.exponent == 1):
-            reached = float(np.min(runs.exponent))
-            raise ValueError(
-                f"max_steps: after {self.max_steps} temperatures a run stood at exponent {reached:.3g} of 1; raise "
-                "max_steps, take a lower target_ess, or start nearer to the posterior with `start`"
-            )
+        check_reached(runs.exponent, self.max_steps)
         return posterior_of_runs(
             program,
             runs.particles,
@@ -156,7 +151,7 @@ def _tempered(
     start = Start(program, dict(zip(names, distributions, strict=True)))
     key_init, key_run = jax.random.split(key)
     particles = jax.vmap(start.draw)(jax.random.split(key_init, num))
-    log_ratio, bad = _ratios(start, particles)
+    log_ratio, bad = log_ratios(start, particles)
     zeros = jnp.zeros(num, particles.dtype)
     first = _Carry(
         key=key_run,
@@ -183,7 +178,7 @@ def _tempered(
         ancestors, moved = rejuvenated(
             key_move, start.at(raised), settings, carry.particles, log_weights, carry.log_scale, num
         )
-        log_ratio, bad = _ratios(start, moved.particles)
+        log_ratio, bad = log_ratios(start, moved.particles)
         scale = jnp.exp(moved.log_scale)
         row = jnp.stack([raised, size, increment, moved.acceptance, scale, moved.moves, moved.correlation])
         return _Carry(
@@ -213,12 +208,21 @@ def _tempered(
 
 def next_exponent(log_ratio: Float[Array, " n"], exponent: Float[Array, ""], target: float) -> Float[Array, ""]:
     """The largest exponent up to 1 at which the effective sample size of the incremental weights is the target's."""
-    wanted = target * log_ratio.shape[0]
+
+    def size(step: Float[Array, ""]) -> Float[Array, ""]:
+        return ess(jnp.where(jnp.isneginf(log_ratio), -jnp.inf, step * log_ratio))
+
+    return largest_exponent(size, exponent, target * log_ratio.shape[0])
+
+
+def largest_exponent(
+    size: Callable[[Float[Array, ""]], Float[Array, ""]], exponent: Float[Array, ""], wanted: float
+) -> Float[Array, ""]:
+    """The largest exponent up to 1 at which `size(step)`, of the step from the last exponent, is `wanted` or more."""
     room = 1 - exponent
 
     def enough(log_step: Float[Array, ""]) -> Array:
-        step = room * jnp.exp(log_step)
-        return ess(jnp.where(jnp.isneginf(log_ratio), -jnp.inf, step * log_ratio)) >= wanted
+        return size(room * jnp.exp(log_step)) >= wanted
 
     def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
@@ -226,14 +230,23 @@ def next_exponent(log_ratio: Float[Array, " n"], exponent: Float[Array, ""], tar
         reached = enough(middle)
         return jnp.where(reached, middle, low), jnp.where(reached, high, middle)
 
-    low = jnp.asarray(np.log(_SMALLEST), log_ratio.dtype)
+    low = jnp.log(jnp.full_like(exponent, _SMALLEST))
     low, _ = jax.lax.fori_loop(0, _HALVINGS, halve, (low, jnp.zeros_like(low)))
     # At least one unit in the last place, so that it always goes on.
     raised = jnp.maximum(exponent + room * jnp.exp(low), jnp.nextafter(exponent, jnp.ones_like(exponent)))
     return jnp.where(enough(jnp.zeros_like(low)), jnp.ones_like(raised), jnp.minimum(raised, 1))
 
 
-def _ratios(start: Start, particles: Float[Array, "n d"]) -> tuple[Float[Array, " n"], Int[Array, ""]]:
+def check_reached(exponents: Float[np.ndarray, " runs"], max_steps: int) -> None:
+    """**Raises:** `ValueError` if a run did not reach the posterior."""
+    if not np.all(exponents == 1):
+        raise ValueError(
+            f"max_steps: after {max_steps} temperatures a run stood at exponent {float(np.min(exponents)):.3g} of 1; "
+            "raise max_steps, take a lower target_ess, or start nearer to the posterior with `start`"
+        )
+
+
+def log_ratios(start: Start, particles: Float[Array, "n d"]) -> tuple[Float[Array, " n"], Int[Array, ""]]:
     """Log ratio of joint to start at each particle, NaN as `-inf`, and how many were NaN."""
     before, joint = jax.vmap(start.densities)(particles)
     ratio = joint - before
