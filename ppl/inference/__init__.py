@@ -5,6 +5,7 @@ from typing import Any
 
 from ppl.inference.approximations import ADVI, Laplace, Pathfinder
 from ppl.inference.chains import Sampler
+from ppl.inference.comparison import compare
 from ppl.inference.diagnosis import Advice
 from ppl.inference.ensemble import MEADS, ChEES
 from ppl.inference.enumeration import Enumeration
@@ -67,6 +68,7 @@ __all__ = [
     "Slice",
     "SliceMove",
     "TemperedSMC",
+    "compare",
     "infer",
     "sbc",
 ]
