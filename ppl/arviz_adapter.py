@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import xarray
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
@@ -22,6 +23,9 @@ from ppl.files import replacing
 
 # Asked of the metadata: importing ArviZ takes seconds, and 1.x is not needed to build or read what it works on.
 _HAS_INFERENCE_DATA = int(version("arviz").split(".")[0]) < 1
+
+# Above it, smoothed importance weights of an observation left out are not to be relied on (Vehtari et al. 2024).
+BAD_PARETO_K = 0.7
 
 # ArviZ's own groups of draws: each variable starts with the axes (chain, draw).
 SAMPLED_GROUPS = frozenset(
@@ -42,7 +46,8 @@ def from_dict(
     **Arguments:**
 
     - `groups`: `{group: {variable: array}}`. In `SAMPLED_GROUPS` an array's leading axes are (chain, draw).
-    - `dims`: names of a variable's axes (after chain and draw, in a group of draws). Unnamed: `<variable>_dim_<i>`.
+    - `dims`: names of a variable's axes (after chain and draw, in a group of draws), for one group alone under
+      `"<group>/<variable>"`. Unnamed: `<variable>_dim_<i>`.
     - `coords`: labels along named axes, used in each group that has the axis.
     - `attrs`: facts about the whole, such as the method's name.
     - `leading`: names of the first axes of all variables of a group, where they are not those said above: particles
@@ -107,6 +112,33 @@ def weighted_posterior(
     return _container({"posterior": posterior, "weighted_posterior": weighted, "sample_stats": statistics}, attrs)
 
 
+def compare_loo(data: Mapping[str, Any], sites: Mapping[str, str]) -> pd.DataFrame:
+    """Leave-one-out comparison by either ArviZ, in one form: the best model first, all on the scale of log density.
+
+    **Arguments:** `data`: by model, what `from_dict` returned, with `posterior` and `log_likelihood`; `sites`: by
+    model, the variable of `log_likelihood`.
+
+    **Returns:** columns `elpd`, `se`, `p_loo`, `elpd_diff` (from the best, at most 0), `diff_se`, `weight` (stacking),
+    `pareto_k` (the largest) and `bad_k` (how many are above 0.7).
+    """
+    arviz = _arviz()
+    with warnings.catch_warnings():
+        # Said of each model by the caller, with the number that this leaves out.
+        warnings.filterwarnings("ignore", message="Estimated shape parameter of Pareto", category=UserWarning)
+        # What 0.23 says to pandas.
+        warnings.filterwarnings("ignore", message="The inplace keyword", category=DeprecationWarning)
+        found = {name: arviz.loo(one, pointwise=True, var_name=sites[name]) for name, one in data.items()}
+        options = {"scale": "log"} if _HAS_INFERENCE_DATA else {"round_to": "none"}
+        table = arviz.compare(found, method="stacking", **options)
+    table = table.rename(columns={"elpd_loo": "elpd", "p": "p_loo", "dse": "diff_se"})
+    table["elpd_diff"] = table["elpd"] - table["elpd"].max()  # 0.23 has it with the other sign
+    largest = {name: np.asarray(one.pareto_k) for name, one in found.items()}
+    table["pareto_k"] = [float(largest[name].max()) for name in table.index]
+    table["bad_k"] = [int((largest[name] > BAD_PARETO_K).sum()) for name in table.index]
+    table.index.name = "model"
+    return table[["elpd", "se", "p_loo", "elpd_diff", "diff_se", "weight", "pareto_k", "bad_k"]]
+
+
 def named_leaves(tree: PyTree) -> dict[str, np.ndarray]:
     """The array leaves of a particle state by path (`"x"`, `"inner.cache.0"`; a bare array is `"value"`).
 
@@ -166,7 +198,8 @@ def _dataset(
         array = np.asarray(value)
         if array.ndim < len(leading):
             raise ValueError(f"{group}/{name}: the leading axes must be {leading}, got shape {array.shape}")
-        trailing = tuple(dims.get(name, (f"{name}_dim_{i}" for i in range(array.ndim - len(leading)))))
+        unnamed = tuple(f"{name}_dim_{i}" for i in range(array.ndim - len(leading)))
+        trailing = tuple(dims.get(f"{group}/{name}", dims.get(name, unnamed)))
         if len(trailing) != array.ndim - len(leading):
             raise ValueError(
                 f"{group}/{name}: dims names {len(trailing)} axes {trailing}, "
@@ -182,11 +215,14 @@ def _dataset(
 def _container(datasets: Mapping[str, xarray.Dataset], attrs: Mapping[str, Any] | None) -> Any:
     if not _HAS_INFERENCE_DATA:
         return _tree(datasets, attrs)
+    return _arviz().InferenceData(attrs=dict(attrs or {}), **datasets)
+
+
+def _arviz() -> Any:
     with warnings.catch_warnings():
         # 0.23 announces 1.x at every import; this module is our answer to it, and a user can do nothing about it.
         warnings.filterwarnings("ignore", message=r"\s*ArviZ is undergoing a major refactor", category=FutureWarning)
-        arviz = import_module("arviz")
-    return arviz.InferenceData(attrs=dict(attrs or {}), **datasets)
+        return import_module("arviz")
 
 
 def _tree(datasets: Mapping[str, xarray.Dataset], attrs: Mapping[str, Any] | None) -> xarray.DataTree:

@@ -5,6 +5,7 @@ from typing import Any
 
 from ppl.inference.approximations import ADVI, Laplace, Pathfinder
 from ppl.inference.chains import Sampler
+from ppl.inference.comparison import compare
 from ppl.inference.cyclical import CyclicalSGLD
 from ppl.inference.diagnosis import Advice
 from ppl.inference.ensemble import MEADS, ChEES
@@ -99,6 +100,7 @@ __all__ = [
     "SliceMove",
     "StateSpace",
     "TemperedSMC",
+    "compare",
     "infer",
     "markov",
     "particle_filter",

@@ -64,7 +64,7 @@ def weighted(
             "nearer to the posterior, or TemperedSMC"
         )
     stats = {"lp": np.asarray(log_ratio + log_proposal), "k_hat": np.full(points.shape[0], float(k_hat))}
-    stats["non_finite"] = np.asarray(bad)[None]
+    stats["non_finite"] = np.asarray(bad)
     return posterior_of(
         program,
         points,
@@ -103,5 +103,5 @@ def _ratios(
     smoothed = jnp.where(exact, ratio - evidence - jnp.log(ratio.size), smoothed)
     k_hat = jnp.where(exact, 0.0, k_hat)
     smoothed = (smoothed + jnp.log(ratio.size)).reshape(log_proposal.shape)
-    bad = jnp.sum(jnp.isnan(raw), dtype=jnp.int32)
+    bad = jnp.sum(jnp.isnan(raw).reshape(log_proposal.shape), axis=1, dtype=jnp.int32)
     return ratio.reshape(log_proposal.shape), smoothed, k_hat, evidence, error, bad

@@ -168,6 +168,8 @@ class Posterior:
             values = equal.latent_values()
             if not structure.discrete or not structure.latents:
                 groups["log_likelihood"] = log_likelihoods(program, values)
+                for name, value in groups["log_likelihood"].items():  # one number an event, which has axes of its own
+                    dims[f"log_likelihood/{name}"] = structure.dims[name][: value.ndim - 2]
             if predictive:
                 observed = {site.name for site in structure.of_kind("observed")}
                 drawn = simulated_draws(as_key(key), program, values)

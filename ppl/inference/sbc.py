@@ -48,7 +48,7 @@ def sbc(
     - `model`, `args`, `data`: as of `ppl.infer`. Values of observed sites only say their shapes: each simulation draws
       its own. Discrete latent sites are ranked as well, as the method draws them.
     - `method`, `key`: as of `ppl.infer`. Methods of a user run too: any object with `warm` and `step`, or `run`.
-    - `num_simulations`: data sets. 200 show posteriors that are half too narrow, thousands a tenth.
+    - `num_simulations`: data sets. 200 show posteriors that are a third too narrow, thousands a tenth.
     - `chains`, `draws`: each value is ranked among `chains * draws` draws.
     - `thin`: of a Markov chain each `thin`-th draw is kept, since ranks among autocorrelated draws are not uniform;
       `SBC.relative_ess` says whether that was enough (random walks want more). A method with `run` runs with

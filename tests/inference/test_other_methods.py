@@ -35,6 +35,7 @@ def test_a_gaussian_posterior_is_found(method):
     assert abs(post.mean()["mu"] - MEAN) < 4.5 * SD / np.sqrt(size)
     assert post.sd()["mu"] == pytest.approx(SD, rel=0.12)
     assert float(post.stats["k_hat"].max()) < 0.7
+    assert post.stats["non_finite"].tolist() == [0, 0, 0, 0]
 
 
 def test_a_bad_approximation_is_told_by_k_hat():
