@@ -67,12 +67,18 @@ def test_predictive_densities_the_evidence_and_its_error_are_right(model, data, 
     assert abs(apart.mean() + spread**2 / 2) < 3.5 * spread / np.sqrt(RUNS)
     # What is stated for the mean of 20 runs, times sqrt(20), against the spread.
     assert 0.6 < post.log_evidence_se * np.sqrt(RUNS) / spread < 1.6
+    if model is beta_bernoulli:
+        a, b = 2 + HEADS.sum(), 5 + len(HEADS) - HEADS.sum()
+        pairs = zip(post.draws["p"], np.exp(post.log_weights), strict=True)
+        means = np.array([np.average(p, weights=w) for p, w in pairs])
+        assert abs(post.mean()["p"] - a / (a + b)) < 4.5 * means.std(ddof=1) / np.sqrt(RUNS)
     # One-step densities, each within 4.5 errors of a mean of 20 (t of 19: 1 in 4000 each), and rounding.
     by_run = np.asarray(post.stats["log_predictive"], np.float64)
     error = by_run.std(axis=0, ddof=1) / np.sqrt(RUNS)
     assert np.all(np.abs(by_run.mean(axis=0) - expected) < 4.5 * error + 2e-5)
 
 
+@pytest.mark.calibration
 def test_the_posterior_is_right_in_batches_and_from_another_start():
     method = IBIS(plate="n", batch=8, start={"p": dist.Beta(3.0, 3.0)}, kernel="random_walk")
     post = infer(beta_bernoulli, HEADS, method=method, key=2, chains=8, draws=500)

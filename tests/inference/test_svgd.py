@@ -17,7 +17,7 @@ def gaussian():
 
 
 def test_a_correlated_gaussian():
-    post = infer(gaussian, method=SVGD(), key=1, chains=2, draws=150)
+    post = infer(gaussian, method=SVGD(), key=1, chains=2, draws=100)
     # The flow is deterministic: at its end, means are exact but for what 1,000 steps leave.
     assert post.draws["x"].mean(axis=(0, 1)) == pytest.approx(MEAN, abs=0.03)
     found = np.cov(post.draws["x"].reshape(-1, 3).T)
@@ -25,6 +25,7 @@ def test_a_correlated_gaussian():
     assert found[0, 1] == pytest.approx(0.7, abs=0.12)
 
 
+@pytest.mark.calibration
 def test_a_skewed_conjugate_posterior():
     y = np.array([0.4, 1.9, 3.1, 0.2, 1.1], np.float32)
 
@@ -39,6 +40,7 @@ def test_a_skewed_conjugate_posterior():
     assert post.sd()["rate"] == pytest.approx(np.sqrt(shape) / rate, rel=0.1)
 
 
+@pytest.mark.calibration
 def test_variance_collapses_in_many_dimensions_as_documented():
     def model():
         numpyro.sample("x", dist.Normal(jnp.arange(40.0) / 20, 1).to_event(1))
