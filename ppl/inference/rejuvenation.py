@@ -91,9 +91,9 @@ def rejuvenated(
     key_resample, key_move = jax.random.split(key)
     length = settings.waste_free or 1
     resampler: Any = HOW[settings.resampling]
-    ancestors = resampler(key_resample, log_weights, num // length)
-    shape = _shape(particles, log_weights)
-    moved = _moved(key_move, log_density, settings, particles[ancestors], log_scale, shape)
+    ancestors = jnp.sort(resampler(key_resample, log_weights, num // length))
+    shapes = _shapes_of_others(particles, log_weights, ancestors)
+    moved = _moved(key_move, log_density, settings, particles[ancestors], log_scale, shapes)
     return jnp.repeat(ancestors, length), moved
 
 
@@ -103,16 +103,26 @@ def _moved(
     settings: Rejuvenation,
     particles: Float[Array, "m d"],
     log_scale: Float[Array, ""],
-    shape: Shape,
+    shapes: Shape,
 ) -> Moved:
+    """Particles moved, each half of them by the shape that is at its place in `shapes`."""
     move = as_move(settings.kernel)
     num = particles.shape[0]
+    half = -(-num // 2)
 
     def step(key: Key[Array, ""], states: Any, log_scale: Float[Array, ""]) -> tuple[Any, Array, Array]:
         scale = jnp.exp(log_scale)
-        states, rates = jax.vmap(lambda k, s: move.step(k, log_density, s, scale, shape))(
-            jax.random.split(key, num), states
-        )
+
+        def halves(x: Array) -> Array:
+            x = jnp.concatenate([x, x[: 2 * half - num]])  # one too few of an odd number
+            return x.reshape(2, half, *x.shape[1:])
+
+        def one(key: Key[Array, ""], state: Any, shape: Shape) -> tuple[Any, Array]:
+            return move.step(key, log_density, state, scale, shape)
+
+        both = jax.vmap(jax.vmap(one, in_axes=(0, 0, None)))
+        moved = both(halves(jax.random.split(key, num)), jax.tree.map(halves, states), shapes)
+        states, rates = jax.tree.map(lambda x: x.reshape(2 * half, *x.shape[2:])[:num], moved)
         rate = jnp.mean(rates)
         if move.target_accept is not None:
             log_scale = log_scale + _GAIN * (rate - move.target_accept)
@@ -171,6 +181,22 @@ def _correlations(before: Any, after: Any) -> Float[Array, " columns"]:
         return x / jnp.sqrt(jnp.maximum(jnp.sum(x * x, axis=0), jnp.finfo(x.dtype).tiny))
 
     return jnp.sum(columns(before) * columns(after), axis=0)
+
+
+def _shapes_of_others(
+    particles: Float[Array, "n d"], log_weights: Float[Array, " n"], ancestors: Int[Array, " m"]
+) -> Shape:
+    """For the first half of the sorted `ancestors` the shape of the particles behind it, and the reverse; stacked.
+
+    A particle's kernel must not depend on where it is. With one covariance of all, directions in which they happen to
+    lie too far apart are moved through faster, or slower, than those in which they lie too close; the cloud is
+    left too narrow or too wide, and log evidence is wrong by far more than its error (in 61 dimensions with 1000
+    particles: by -1.6 or 0.9, by the length of the trajectories, at a standard error of 0.15).
+    """
+    index, first = jnp.arange(particles.shape[0]), ancestors[(ancestors.shape[0] - 1) // 2]
+    # One ancestor may stand on both sides, so that neither is empty.
+    others = jnp.stack([index >= ancestors[ancestors.shape[0] // 2], index <= first])
+    return jax.vmap(lambda these: _shape(particles, jnp.where(these, log_weights, -jnp.inf)))(others)
 
 
 def _shape(particles: Float[Array, "n d"], log_weights: Float[Array, " n"]) -> Shape:
