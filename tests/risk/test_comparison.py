@@ -59,7 +59,7 @@ def test_coverage_and_calibration_over_the_prior():
 @pytest.mark.parametrize(
     ("method", "hyper"),
     [
-        ("hierarchical", (1.2, 0.6, 0.6, 0.3, 1.0)),
+        pytest.param("hierarchical", (1.2, 0.6, 0.6, 0.3, 1.0), marks=pytest.mark.calibration),
         ("bootstrap", (1.2, 0.6, 0.6, 0.3, 1.0)),
         ("clustered", (-1.0, 0.6, 0.6, 0.9, 0.0)),
     ],
