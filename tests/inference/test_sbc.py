@@ -13,7 +13,7 @@ from numpyro import handlers
 from numpyro.contrib.control_flow import scan
 
 import ppl
-from ppl.inference import NUTS, SBC, NestedSampling, TemperedSMC, sbc
+from ppl.inference import NUTS, PMMH, SBC, SMC2, NestedSampling, ParticleGibbs, TemperedSMC, sbc
 from ppl.inference.posterior import posterior_of
 
 Y = jnp.zeros(3)
@@ -276,3 +276,22 @@ def test_bad_models_and_sizes_are_named(model, options, message):
 def test_it_is_named_beside_infer():
     assert ppl.sbc is sbc
     assert "sbc" in dir(ppl)
+
+
+def short_series(y):
+    rho = numpyro.sample("rho", dist.Uniform(-1, 1))
+    ppl.markov("x", dist.Normal(0, 1), lambda x: dist.Normal(rho * x, 1), lambda x: dist.Normal(x, 0.5), y)
+
+
+@pytest.mark.calibration
+@pytest.mark.parametrize(
+    "method",
+    [PMMH(num_particles=20, warmup=300), ParticleGibbs(num_particles=10, warmup=100), SMC2(num_particles=20)],
+    ids=["pmmh", "gibbs", "smc2"],
+)
+def test_methods_for_state_spaces_are_calibrated(method):
+    # 200 simulations; of SMC^2, which takes them one after another, half as many.
+    number = 100 if isinstance(method, SMC2) else 200
+    check = sbc(short_series, jnp.zeros(6), method=method, key=4, num_simulations=number, draws=20, thin=10)
+    assert check.passes(LEVEL)
+    assert set(check.ranks) == {"rho", "x_0", "x", "log_likelihood"}
