@@ -60,11 +60,12 @@ lint: $(VENV)/.stamp-dev  ## style, types and layers
 docs: $(VENV)/.stamp-dev  ## build the documentation into site/, strictly
 	$(BIN)/zensical build --strict --clean
 
-bench: $(VENV)/.stamp-dev  ## the particle filter and the risk posterior beside peers (in environments of their own)
+bench: $(VENV)/.stamp-dev  ## particle filter, risk posterior, ppl.infer beside peers
 	$(BIN)/python tests/benchmarks/particle_filter.py
 	$(BIN)/python tests/benchmarks/risk_speed.py
+	$(BIN)/python tests/benchmarks/inference_speed.py
 
-calibration: $(VENV)/.stamp-dev  ## accuracy and coverage of risk.fit on real counts in ../shared and in simulation
+calibration: $(VENV)/.stamp-dev  ## accuracy and coverage in long runs: risk.fit, ppl.infer against references
 	XLA_FLAGS=--xla_backend_optimization_level=3 $(BIN)/python -m pytest -m calibration
 	$(BIN)/python tests/benchmarks/risk_calibration.py
 

@@ -1,0 +1,36 @@
+"""Methods against the ground truth of the Inference Gym; for `make calibration`."""
+
+import numpy as np
+import pytest
+from blackjax.diagnostics import ess_bulk
+
+from ppl.inference import NUTS, TemperedSMC, infer
+from tests.inference.inference_gym import LOG_EVIDENCE, MODELS, data, reference
+
+pytestmark = pytest.mark.calibration
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_nuts_has_the_means_and_sds_of_the_ground_truth(name):
+    post = infer(MODELS[name], **data(name), method=NUTS(target_accept=0.95), key=1, draws=2000)
+    for site, known in reference(name).items():
+        value = post.draws[site].astype(np.float64).reshape(4, 2000, -1)
+        size = np.asarray(ess_bulk(value)).reshape(known["mean"].shape)
+        value = value.reshape(4 * 2000, *known["mean"].shape)
+        mcse = np.hypot(known["sd"] / np.sqrt(size), known["mcse_mean"])
+        # 4 standard errors, over 440 numbers that hang together: a false alarm in 1 of 36 runs at most.
+        assert np.all(abs(value.mean(axis=0) - known["mean"]) < 4 * mcse), site
+        assert value.std(axis=0) == pytest.approx(known["sd"], rel=0.15), site
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_tempered_smc_has_the_means_and_sds_of_the_ground_truth(name):
+    post = infer(MODELS[name], **data(name), method=TemperedSMC(), key=2, draws=1000)
+    if name in LOG_EVIDENCE:
+        assert abs(post.log_evidence - LOG_EVIDENCE[name]) < 4 * post.log_evidence_se
+    mean, sd = post.mean(), post.sd()
+    for site, known in reference(name).items():
+        # 4000 particles; their families make 400 independent ones or more.
+        apart = np.hypot(known["sd"] / np.sqrt(400), known["mcse_mean"])
+        assert np.all(abs(mean[site] - known["mean"]) < 4 * apart), site
+        assert sd[site] == pytest.approx(known["sd"], rel=0.15), site
