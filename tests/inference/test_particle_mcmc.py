@@ -27,7 +27,7 @@ def _check(post, size):
 @pytest.mark.parametrize(
     ("method", "draws"),
     [
-        (PMMH(num_particles=50, filter="guided", warmup=800), 1000),
+        pytest.param(PMMH(num_particles=50, filter="guided", warmup=800), 1000, marks=pytest.mark.calibration),
         (ParticleGibbs(num_particles=15, warmup=150), 350),
         pytest.param(ParticleGibbs(num_particles=20, warmup=500, filter="guided"), 2000, marks=pytest.mark.calibration),
         pytest.param(PMMH(num_particles=500, warmup=2000), 4000, marks=pytest.mark.calibration),
