@@ -113,7 +113,7 @@ def gp_pois(x, k):
     rho = numpyro.sample("rho", dist.Gamma(25, 4))
     alpha = numpyro.sample("alpha", dist.HalfNormal(2))
     z = numpyro.sample("z", dist.Normal(0, 1).expand([x.shape[0]]).to_event(1))
-    # The reference adds 1e-10, which float32 does not see; 1e-5 of the variance is a fifteenth of f's error or less.
+    # The reference adds 1e-10, which float32 does not see; 1e-5 of the variance is a tenth of f's error or less.
     kernel = jnp.exp(-0.5 * ((x[:, None] - x) / rho) ** 2) + 1e-5 * jnp.eye(x.shape[0])
     f = numpyro.deterministic("f", alpha * jnp.linalg.cholesky(kernel) @ z)
     numpyro.sample("k", dist.Poisson(jnp.exp(f)), obs=k)
