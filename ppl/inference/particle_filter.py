@@ -68,12 +68,11 @@ def particle_filter(
     check_kind(filter)
     space = StateSpace(Program(model, args, data), state)
     theta = space.unconstrained(parameters)
-    key_run, key_paths = jax.random.split(as_key(key))
+    key_run, key_more, key_paths = jax.random.split(as_key(key), 3)
     kernels, inputs = space.model(theta, filter), space.inputs()
     run = smc.run(key_run, kernels, inputs, num_particles=num_particles, policy=policy, history=True)
     several = run
     if replicates > 1:
-        key_more = jax.random.fold_in(key_run, 1)
         several = smc.run(key_more, kernels, inputs, num_particles=num_particles, policy=policy, replicates=replicates)
     if several.log_evidence is None or several.log_evidence_se is None or several.log_evidence_increments is None:
         raise ValueError("policy: the likelihood wants a proper resampling scheme; a transport's weights are not")

@@ -68,9 +68,9 @@ class ParticleGibbs:
         self, key: Key[Array, ""], space: StateSpace, positions: Float[Array, "chains d"]
     ) -> tuple[PyTree, PyTree]:
         def one(key: Key[Array, ""], position: Float[Array, " d"]) -> Any:
-            key_first, key_run = jax.random.split(key)
-            theta = first_parameters(key, space, position)
-            _, position = filtered_path(key_first, space, theta, self.num_particles, self.filter, smc.Policy())
+            key_theta, key_path, key_run = jax.random.split(key, 3)
+            theta = first_parameters(key_theta, space, position)
+            _, position = filtered_path(key_path, space, theta, self.num_particles, self.filter, smc.Policy())
 
             def adapt(carry: Any, scanned: tuple[Key[Array, ""], Bool[Array, ""]]) -> tuple[Any, None]:
                 position, windowed = carry

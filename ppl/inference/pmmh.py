@@ -133,7 +133,7 @@ class PMMH:
 def first_parameters(key: Key[Array, ""], space: StateSpace, position: Float[Array, " d"]) -> Float[Array, " p"]:
     """A draw of the prior where it is proper, as filters lose all their particles far from what it has in mind."""
     improper = set(space.program.structure.improper) & set(space.parts.parameters)
-    return space.parameters(position if improper else space.program.prior_draw(jax.random.fold_in(key, 0)))
+    return space.parameters(position if improper else space.program.prior_draw(key))
 
 
 def filtered_path(
