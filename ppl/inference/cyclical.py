@@ -5,17 +5,16 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from blackjax.sgmcmc import sgld
 from jaxtyping import Array, Float, Key, PyTree, Shaped
 
 from ppl.inference.program import Program
+from ppl.inference.sgld import langevin, unmoved
 from ppl.inference.stochastic_gradient import (
     Frame,
     Minibatches,
     check_settings,
     located,
     minibatches_of,
-    slope_at,
     walked,
     warmed,
 )
@@ -69,26 +68,18 @@ class CyclicalSGLD:
     def warm(
         self, key: Key[Array, ""], target: Minibatches, positions: Float[Array, "chains d"]
     ) -> tuple[PyTree, PyTree]:
-        states = (jnp.zeros_like(positions), jnp.zeros(positions.shape[0], jnp.int32))
-        return warmed(self, key, target, positions, states)
+        return warmed(self, key, target, positions, unmoved(positions))
 
     def step(
         self, keys: Key[Array, " chains"], target: Minibatches, states: PyTree, parameters: PyTree
     ) -> tuple[PyTree, Float[Array, "chains d"], dict[str, Shaped[Array, " chains"]]]:
-        kernel = sgld.build_kernel()
         length = self.explore_steps + self.draws_per_cycle * self.num_steps
 
         def once(key: Key[Array, ""], state: Any, frame: Frame) -> Any:
-            u, t = state
-            key_batch, key_noise = jax.random.split(key)
-
-            def slope(u: Any, key: Any) -> Any:
-                return slope_at(key, target, frame, u, False)
-
-            at = t % length
+            at = state[1] % length
             size = 0.5 * self.step_size * (jnp.cos(jnp.pi * at / length) + 1)
             heat = jnp.where(at < self.explore_steps, self.temperature, 1.0)
-            return kernel(key_noise, u, slope, key_batch, size, heat), t + 1
+            return langevin(key, state, target, frame, size, heat, self.control_variates)
 
         keys_explore, keys_draw = jax.vmap(jax.random.split, out_axes=1)(keys)
 

@@ -70,25 +70,40 @@ class SGLD:
     def warm(
         self, key: Key[Array, ""], target: Minibatches, positions: Float[Array, "chains d"]
     ) -> tuple[PyTree, PyTree]:
-        states = (jnp.zeros_like(positions), jnp.zeros(positions.shape[0], jnp.int32))
-        return warmed(self, key, target, positions, states)
+        return warmed(self, key, target, positions, unmoved(positions))
 
     def step(
         self, keys: Key[Array, " chains"], target: Minibatches, states: PyTree, parameters: PyTree
     ) -> tuple[PyTree, Float[Array, "chains d"], dict[str, Shaped[Array, " chains"]]]:
-        kernel = sgld.build_kernel()
-
         def once(key: Key[Array, ""], state: Any, frame: Frame) -> Any:
-            u, t = state
-            key_batch, key_noise = jax.random.split(key)
-
-            def slope(u: Any, key: Any) -> Any:
-                return slope_at(key, target, frame, u, self.control_variates)
-
-            return kernel(key_noise, u, slope, key_batch, self._size(t)), t + 1
+            return langevin(key, state, target, frame, self._size(state[1]), 1.0, self.control_variates)
 
         states = walked(keys, states, parameters, self.num_steps, once)
         return states, located(parameters, states[0]), {"step_size": self._size(states[1])}
 
     def _size(self, t: Int[Array, "*chains"]) -> Float[Array, "*chains"]:
         return self.step_size * (1 + t / self.offset) ** -self.decay
+
+
+def unmoved(positions: Float[Array, "chains d"]) -> PyTree:
+    """Chains at their centres, and the number of steps that each has made."""
+    return jnp.zeros_like(positions), jnp.zeros(positions.shape[0], jnp.int32)
+
+
+def langevin(
+    key: Key[Array, ""],
+    state: Any,
+    target: Minibatches,
+    frame: Frame,
+    size: Float[Array, ""],
+    temperature: float | Float[Array, ""],
+    control_variates: bool,
+) -> Any:
+    """One Langevin step of a chain by one minibatch."""
+    u, t = state
+    key_batch, key_noise = jax.random.split(key)
+
+    def slope(u: Any, key: Any) -> Any:
+        return slope_at(key, target, frame, u, control_variates)
+
+    return sgld.build_kernel()(key_noise, u, slope, key_batch, size, temperature), t + 1
