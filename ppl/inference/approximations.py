@@ -16,7 +16,7 @@ from blackjax.vi import pathfinder
 from jaxtyping import Array, Float, Key
 from numpyro.distributions import MultivariateNormal
 
-from ppl.inference.chains import guarded
+from ppl.inference.densities import guarded, never_nan
 from ppl.inference.importance import weighted
 from ppl.inference.modes import curvature, mode_near
 from ppl.inference.posterior import Posterior
@@ -125,7 +125,7 @@ def _laplace(
 ) -> tuple[Float[Array, "chains draws d"], Float[Array, "chains draws"], Array]:
     modes = jax.vmap(lambda start: mode_near(program.log_density, start, iterations))(starts)
     density = jax.vmap(program.log_density)(modes)
-    best = modes[jnp.argmax(jnp.where(jnp.isnan(density), -jnp.inf, density))]
+    best = modes[jnp.argmax(never_nan(density))]
     hessian, definite = curvature(program.log_density, best)
     proposal = MultivariateNormal(best, precision_matrix=hessian, validate_args=False)
     points = proposal.sample(key, (starts.shape[0], draws))

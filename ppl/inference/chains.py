@@ -6,7 +6,6 @@ once for each (model, shapes, method, number of chains) and kept.
 """
 
 import time
-from collections.abc import Callable
 from os import PathLike
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,12 +16,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
 
 from ppl.inference.checkpoint import Checkpoint
+from ppl.inference.densities import LogDensity, guarded
 from ppl.inference.posterior import Posterior, posterior_of
 from ppl.inference.program import Program
 from ppl.inference.progress import progress
 from ppl.inference.starts import starting_points, usable_points
 
-LogDensity = Callable[[Float[Array, " d"]], Float[Array, ""]]
 # What a sampler is given to sample from: the log density, or what its own `target(program)` makes of the program.
 Target = Any
 
@@ -154,13 +153,3 @@ def target_of(method: Sampler, program: Program) -> Target:
     """What a sampler samples from: its own view of the program, or the log density with NaN as `-inf`."""
     own = getattr(method, "target", None)
     return guarded(program.log_density) if own is None else own(program)
-
-
-def guarded(log_density: LogDensity) -> LogDensity:
-    """NaN as `-inf`: a proposal of no density is refused, and does not poison the chain (blackjax issue 969)."""
-
-    def value(flat: Float[Array, " d"]) -> Float[Array, ""]:
-        density = log_density(flat)
-        return jnp.where(jnp.isnan(density), -jnp.inf, density)
-
-    return value

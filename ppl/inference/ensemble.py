@@ -11,7 +11,7 @@ from blackjax.adaptation.base import get_filter_adapt_info_fn
 from blackjax.mcmc import dynamic_hmc, ghmc
 from jaxtyping import Array, Float, Key, PyTree, Shaped
 
-from ppl.inference.chains import LogDensity
+from ppl.inference.densities import LogDensity
 from ppl.inference.hmc import check_adaptation, hamiltonian_stats
 
 

@@ -8,7 +8,7 @@ import jax
 from blackjax.adaptation.base import get_filter_adapt_info_fn
 from jaxtyping import Array, Float, Key, PyTree, Shaped
 
-from ppl.inference.chains import LogDensity
+from ppl.inference.densities import LogDensity
 
 
 @dataclasses.dataclass(frozen=True)

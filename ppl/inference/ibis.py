@@ -16,13 +16,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 from numpyro.distributions import Distribution
 
-from ppl.inference.chains import LogDensity, guarded
+from ppl.inference.densities import LogDensity, guarded
 from ppl.inference.moves import Move, as_move
 from ppl.inference.posterior import Posterior
-from ppl.inference.program import Program, check_continuous
-from ppl.inference.rejuvenation import check_rejuvenation, check_waste_free, first_log_scale, rejuvenated
-from ppl.inference.runs import independent_runs, posterior_of_runs
-from ppl.inference.starts import Start, check_start
+from ppl.inference.program import Program
+from ppl.inference.rejuvenation import (
+    check_rejuvenation,
+    check_run,
+    check_target_ess,
+    first_log_scale,
+    of_moves,
+    rejuvenated,
+)
+from ppl.inference.runs import by_step, independent_runs, posterior_of_runs
+from ppl.inference.starts import Start
 from ppl.smc.variance import Genealogy, descend, found, relative_variance
 from ppl.smc.weights import weigh
 
@@ -74,23 +81,17 @@ class IBIS:
         check_rejuvenation(self)
         if self.batch < 1:
             raise ValueError(f"batch: at least one observation is wanted, got {self.batch}")
-        if not 0 < self.target_ess < 1:
-            raise ValueError(f"target_ess: a fraction strictly between 0 and 1 is wanted, got {self.target_ess!r}")
+        check_target_ess(self.target_ess)
 
     def run(self, key: Key[Array, ""], program: Program, *, chains: int, draws: int, show_progress: bool) -> Posterior:
         """`chains` runs of `draws` particles; see `ppl.infer`."""
-        check_continuous(program, "IBIS")
-        check_start(program, self.start, "IBIS")
-        check_waste_free(self, draws)
+        given = check_run(self, program, "IBIS", draws)
         begun = time.perf_counter()
-        given = dict(sorted((self.start or {}).items()))
         plate = _plate(program, self.plate)
         settings = dataclasses.replace(self, start=None, kernel=as_move(self.kernel), plate=plate)
         runs = independent_runs(
             key, lambda one: _iterated(one, program, settings, given, draws), chains, "ibis", show_progress
         )
-        most = int(runs.moves.max())
-        traces = {name: runs.traces[:, i, :most] for i, name in enumerate(_TRACES)}
         return posterior_of_runs(
             program,
             runs.particles,
@@ -98,8 +99,12 @@ class IBIS:
             runs.variance,
             method="ibis",
             log_weights=runs.log_weights,
-            stats={**traces, "log_predictive": runs.log_predictive, "non_finite": runs.non_finite},
-            attrs={"seconds": time.perf_counter() - begun, "plate": plate, "batch": self.batch},
+            stats={
+                **by_step(_TRACES, runs.traces, runs.moves),
+                "log_predictive": runs.log_predictive,
+                "non_finite": runs.non_finite,
+            },
+            attrs={"seconds": time.perf_counter() - begun, "plate": plate, "batch": self.batch, **of_moves(self)},
         )
 
 

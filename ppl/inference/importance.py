@@ -12,7 +12,7 @@ from blackjax.diagnostics import psis_weights
 from jaxtyping import Array, Float, Key
 from numpyro.distributions import Distribution
 
-from ppl.inference.chains import guarded
+from ppl.inference.densities import guarded
 from ppl.inference.posterior import Posterior, posterior_of
 from ppl.inference.program import Program, check_continuous
 from ppl.inference.starts import Start, check_start

@@ -8,7 +8,7 @@ from blackjax import mclmc_find_L_and_step_size
 from blackjax.mcmc import mclmc
 from jaxtyping import Array, Float, Key, PyTree, Shaped
 
-from ppl.inference.chains import LogDensity
+from ppl.inference.densities import LogDensity
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from blackjax.optimizers.lbfgs import minimize_lbfgs
 from jaxtyping import Array, Bool, Float
 
-from ppl.inference.chains import LogDensity
+from ppl.inference.densities import LogDensity
 
 
 def mode_near(log_density: LogDensity, start: Float[Array, " d"], iterations: int) -> Float[Array, " d"]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from blackjax.mcmc import hmc, nuts, random_walk, slice
 from jaxtyping import Array, Float, Key
 
-from ppl.inference.chains import LogDensity
+from ppl.inference.densities import LogDensity
 
 # Log of the smallest step size of a particle over the common one.
 _SMALLEST = -6.0

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from numpyro.distributions import Distribution
 from scipy.special import logsumexp
 
+from ppl.inference.densities import never_nan
 from ppl.inference.posterior import Posterior, posterior_of
 from ppl.inference.program import Program, check_continuous
 from ppl.inference.progress import progress
@@ -115,7 +116,7 @@ def _sampler(start: Start, settings: NestedSampling, num: int) -> Any:
     def log_likelihood(flat: Float[Array, " d"]) -> Float[Array, ""]:
         before, joint = start.densities(flat)
         ratio = joint - before
-        return jnp.where(jnp.isnan(ratio), -jnp.inf, ratio)
+        return never_nan(ratio)
 
     moves = settings.num_moves or max(5, 3 * start.program.structure.size)
     return blackjax.nss(

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key, Shaped
 
 from ppl import smc
 from ppl.inference.program import Program
-from ppl.inference.state_space import StateSpace, check_kind
+from ppl.inference.state_space import StateSpace, check_filter
 from ppl.keys import as_key
 from ppl.smc.weights import normalised
 
@@ -65,7 +65,7 @@ def particle_filter(
 
     **Raises:** `ValueError` as `StateSpace`, and for parameters that are missing or unknown.
     """
-    check_kind(filter)
+    check_filter(filter, policy)
     space = StateSpace(Program(model, args, data), state)
     theta = space.unconstrained(parameters)
     key_run, key_more, key_paths = jax.random.split(as_key(key), 3)
@@ -74,8 +74,6 @@ def particle_filter(
     several = run
     if replicates > 1:
         several = smc.run(key_more, kernels, inputs, num_particles=num_particles, policy=policy, replicates=replicates)
-    if several.log_evidence is None or several.log_evidence_se is None or several.log_evidence_increments is None:
-        raise ValueError("policy: the likelihood wants a proper resampling scheme; a transport's weights are not")
     runs = np.asarray(several.log_evidence_increments, np.float64).sum(axis=-1)
     paths = {}
     if num_paths:
@@ -84,8 +82,8 @@ def particle_filter(
         paths |= {name: np.asarray(value[:, 0]) for name, value in drawn.initial.items()}
     mean, sd = _moments(run, space)
     return Filtered(
-        log_evidence=float(several.log_evidence),
-        log_evidence_se=float(several.log_evidence_se),
+        log_evidence=float(np.asarray(several.log_evidence)),
+        log_evidence_se=float(np.asarray(several.log_evidence_se)),
         log_likelihood_runs=np.atleast_1d(runs),
         mean=mean,
         sd=sd,

@@ -12,12 +12,12 @@ from blackjax.mcmc import slice
 from jaxtyping import Array, Bool, Float, Key, PyTree, Shaped
 
 from ppl import smc
-from ppl.inference.chains import guarded
 from ppl.inference.covariance import seen, started, window_ends
+from ppl.inference.densities import guarded
 from ppl.inference.pmmh import filtered_path, first_parameters
 from ppl.inference.program import Program
 from ppl.inference.random_walk import sweep
-from ppl.inference.state_space import Potential, StateSpace, check_kind, check_paths
+from ppl.inference.state_space import Potential, StateSpace, check_filter, with_paths
 
 _WIDTH = 2.0  # of the first bracket of a slice, in posterior standard deviations
 
@@ -52,7 +52,7 @@ class ParticleGibbs:
     state: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        check_kind(self.filter)
+        check_filter(self.filter, smc.Policy())
         if self.filter == "auxiliary":
             raise ValueError("filter: particle Gibbs takes 'bootstrap' or 'guided', got 'auxiliary'")
         if self.num_particles < 2:
@@ -60,9 +60,7 @@ class ParticleGibbs:
 
     def target(self, program: Program) -> StateSpace:
         """**Raises:** `ValueError` for a program that is no state-space model; see `StateSpace`."""
-        space = StateSpace(program, self.state)
-        check_paths(space, "ParticleGibbs")
-        return space
+        return with_paths(program, self.state, "ParticleGibbs")
 
     def warm(
         self, key: Key[Array, ""], space: StateSpace, positions: Float[Array, "chains d"]

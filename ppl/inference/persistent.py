@@ -18,10 +18,10 @@ from numpyro.distributions import Distribution
 
 from ppl.inference.moves import Move, as_move
 from ppl.inference.posterior import Posterior
-from ppl.inference.program import Program, check_continuous
-from ppl.inference.rejuvenation import check_rejuvenation, check_waste_free, first_log_scale, rejuvenated
-from ppl.inference.runs import independent_runs, posterior_of_runs
-from ppl.inference.starts import Start, check_start
+from ppl.inference.program import Program
+from ppl.inference.rejuvenation import check_rejuvenation, check_run, first_log_scale, of_moves, rejuvenated
+from ppl.inference.runs import by_step, independent_runs, posterior_of_runs
+from ppl.inference.starts import Start
 from ppl.inference.tempering import check_reached, largest_exponent, log_ratios
 from ppl.smc.policy import HOW
 from ppl.smc.weights import ess
@@ -78,18 +78,14 @@ class PersistentSMC:
 
     def run(self, key: Key[Array, ""], program: Program, *, chains: int, draws: int, show_progress: bool) -> Posterior:
         """`chains` runs of `draws` particles a temperature; see `ppl.infer`."""
-        check_continuous(program, "PersistentSMC")
-        check_start(program, self.start, "PersistentSMC")
-        check_waste_free(self, draws)
+        given = check_run(self, program, "PersistentSMC", draws)
         begun = time.perf_counter()
-        given = dict(sorted((self.start or {}).items()))
         settings = dataclasses.replace(self, start=None, kernel=as_move(self.kernel))
         runs = independent_runs(
             key, lambda one: _persistent(one, program, settings, given, draws), chains, "persistentsmc", show_progress
         )
         check_reached(runs.exponent, self.max_steps)
-        most = int(runs.steps.max())
-        traces = {name: runs.traces[:, i, :most] for i, name in enumerate(_TRACES)}
+        traces = by_step(_TRACES, runs.traces, runs.steps)
         return posterior_of_runs(
             program,
             runs.particles,
@@ -97,7 +93,7 @@ class PersistentSMC:
             None,
             method="persistentsmc",
             stats={**traces, "kept_ess": runs.kept_ess, "non_finite": runs.non_finite},
-            attrs={"seconds": time.perf_counter() - begun, "temperatures": most},
+            attrs={"seconds": time.perf_counter() - begun, "temperatures": int(runs.steps.max()), **of_moves(self)},
         )
 
 

@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Key, PyTree, Shaped
 
 from ppl import smc
+from ppl.inference.densities import never_nan
 from ppl.inference.program import Program
 from ppl.inference.random_walk import adapted_walk
-from ppl.inference.state_space import StateSpace, check_kind, check_paths
+from ppl.inference.state_space import StateSpace, check_filter, with_paths
 from ppl.smc.driver import filter as particle_filter
 from ppl.smc.genealogy import follow, kept, lineages
 from ppl.smc.resampling import multinomial
@@ -59,17 +60,13 @@ class PMMH:
     state: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        check_kind(self.filter)
+        check_filter(self.filter, self.policy)
         if self.num_particles < 1:
             raise ValueError(f"num_particles: at least one is wanted, got {self.num_particles}")
-        if not self.policy.proper:
-            raise ValueError("policy: the likelihood wants a proper resampling scheme; a transport's weights are not")
 
     def target(self, program: Program) -> StateSpace:
         """**Raises:** `ValueError` for a program that is no state-space model; see `StateSpace`."""
-        space = StateSpace(program, self.state)
-        check_paths(space, "PMMH")
-        return space
+        return with_paths(program, self.state, "PMMH")
 
     def warm(
         self, key: Key[Array, ""], space: StateSpace, positions: Float[Array, "chains d"]
@@ -120,14 +117,20 @@ class PMMH:
         noise = jax.random.normal(key_move, here.theta.shape, here.theta.dtype)
         there = self._visit(key_filter, space, here.theta + scale * (factor @ noise))
         log_ratio = there.log_prior + there.log_likelihood - here.log_prior - here.log_likelihood
-        log_ratio = jnp.where(jnp.isnan(log_ratio), -jnp.inf, log_ratio)
-        accept = jnp.log(jax.random.uniform(key_accept)) < log_ratio
-        moved = jax.tree.map(lambda new, old: jnp.where(accept, new, old), there, here)
-        return moved, jnp.exp(jnp.minimum(log_ratio, 0))
+        accept, rate = accepted(key_accept, log_ratio)
+        return jax.tree.map(lambda new, old: jnp.where(accept, new, old), there, here), rate
 
     def _visit(self, key: Key[Array, ""], space: StateSpace, theta: Float[Array, " p"]) -> Visited:
         log_likelihood, position = filtered_path(key, space, theta, self.num_particles, self.filter, self.policy)
         return Visited(position, theta, space.log_prior(theta), log_likelihood)
+
+
+def accepted(
+    key: Key[Array, ""], log_ratio: Float[Array, "*shape"]
+) -> tuple[Bool[Array, "*shape"], Float[Array, "*shape"]]:
+    """Whether Metropolis takes proposals of these log ratios (NaN is refused), and with what probability."""
+    log_ratio = never_nan(log_ratio)
+    return jnp.log(jax.random.uniform(key, log_ratio.shape)) < log_ratio, jnp.exp(jnp.minimum(log_ratio, 0))
 
 
 def first_parameters(key: Key[Array, ""], space: StateSpace, position: Float[Array, " d"]) -> Float[Array, " p"]:
@@ -147,5 +150,4 @@ def filtered_path(
     history, ancestors = kept(run)
     final = multinomial(key_path, run.log_weights, 1)
     path = follow(history, lineages(ancestors)[:, final].T)[0]
-    log_likelihood = jnp.asarray(run.log_evidence)
-    return jnp.where(jnp.isnan(log_likelihood), -jnp.inf, log_likelihood), space.flat(theta, path.states)
+    return never_nan(jnp.asarray(run.log_evidence)), space.flat(theta, path.states)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from blackjax.mcmc import random_walk, slice
 from jaxtyping import Array, Bool, Float, Key, PyTree, Shaped
 
-from ppl.inference.chains import LogDensity
 from ppl.inference.covariance import Windowed, seen, started, window_ends
+from ppl.inference.densities import LogDensity
 from ppl.inference.moves import slice_along
 
 _OPTIMAL = 0.234  # acceptance of a random walk in high dimension (Roberts, Gelman & Gilks 1997)

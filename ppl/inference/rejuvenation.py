@@ -4,14 +4,18 @@ The kernel's covariance comes from the weighted particles, its scale follows the
 particles have forgotten where they were.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
+from numpyro.distributions import Distribution
 
-from ppl.inference.chains import LogDensity
+from ppl.inference.densities import LogDensity
 from ppl.inference.moves import Move, Shape, as_move
+from ppl.inference.program import Program, check_continuous
+from ppl.inference.starts import check_start
 from ppl.smc.policy import HOW
 
 # The scale follows the mean acceptance of all particles with this gain a move.
@@ -36,6 +40,8 @@ class Rejuvenation(Protocol):
     def waste_free(self) -> int | None: ...
     @property
     def resampling(self) -> str: ...
+    @property
+    def start(self) -> Mapping[str, Distribution] | None: ...
 
 
 class Moved(NamedTuple):
@@ -64,10 +70,28 @@ def check_rejuvenation(settings: Rejuvenation) -> None:
         raise ValueError(f"resampling: {settings.resampling!r} is not a proper scheme; known are {', '.join(HOW)}")
 
 
-def check_waste_free(settings: Rejuvenation, draws: int) -> None:
-    """**Raises:** `ValueError` unless the chain length divides the number of particles."""
+def check_target_ess(target_ess: float) -> None:
+    """**Raises:** `ValueError` for an effective sample size that is no fraction of the particles."""
+    if not 0 < target_ess < 1:
+        raise ValueError(f"target_ess: a fraction strictly between 0 and 1 is wanted, got {target_ess!r}")
+
+
+def check_run(settings: Rejuvenation, program: Program, label: str, draws: int) -> dict[str, Distribution]:
+    """The distributions to start from instead of the prior, in one order.
+
+    **Raises:** `ValueError` for a program that cannot be moved or drawn from, and unless the length of waste-free
+    chains divides the number of particles.
+    """
+    check_continuous(program, label)
+    check_start(program, settings.start, label)
     if settings.waste_free is not None and draws % settings.waste_free:
         raise ValueError(f"waste_free: must divide draws={draws}, got {settings.waste_free}")
+    return dict(sorted((settings.start or {}).items()))
+
+
+def of_moves(settings: Rejuvenation) -> dict[str, str | float]:
+    """What `diagnose` has to know of the moves."""
+    return {"kernel": type(as_move(settings.kernel)).__name__, "correlation": settings.correlation}
 
 
 def first_log_scale(settings: Rejuvenation, particles: Float[Array, "n d"]) -> Float[Array, ""]:

@@ -1,12 +1,12 @@
 """Independent runs of a particle method as one posterior: a run counts by its evidence."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, PyTree, Shaped
+from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
 from ppl.inference.posterior import Posterior, posterior_of
 from ppl.inference.program import Program
@@ -24,6 +24,13 @@ def independent_runs(
             parts.append(jax.device_get(run(one)))
             tick()
     return jax.tree.map(lambda *xs: np.stack(xs), *parts)
+
+
+def by_step(
+    names: Sequence[str], traces: Float[np.ndarray, "runs traces most"], steps: Int[np.ndarray, " runs"]
+) -> dict[str, Float[np.ndarray, "runs steps"]]:
+    """Traces by name, as long as the longest run took steps."""
+    return {name: traces[:, i, : int(steps.max())] for i, name in enumerate(names)}
 
 
 def combined_evidence(

@@ -17,12 +17,15 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
 from ppl import smc
+from ppl.inference.densities import never_nan
+from ppl.inference.pmmh import accepted
 from ppl.inference.posterior import Posterior
 from ppl.inference.program import Program, check_continuous
 from ppl.inference.progress import progress
+from ppl.inference.rejuvenation import check_target_ess
 from ppl.inference.runs import posterior_of_runs
 from ppl.inference.starts import check_start
-from ppl.inference.state_space import Particle, StateSpace, check_kind, check_paths
+from ppl.inference.state_space import Particle, StateSpace, check_filter, with_paths
 from ppl.smc.driver import maybe_resample
 from ppl.smc.resampling import multinomial, systematic
 from ppl.smc.steps import Weighted, reweigh
@@ -79,21 +82,17 @@ class SMC2:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        check_kind(self.filter)
+        check_filter(self.filter, self.policy)
         for name, value in (("num_particles", self.num_particles), ("num_moves", self.num_moves)):
             if value < 1:
                 raise ValueError(f"{name}: at least one is wanted, got {value}")
-        if not 0 < self.target_ess < 1:
-            raise ValueError(f"target_ess: a fraction strictly between 0 and 1 is wanted, got {self.target_ess!r}")
-        if not self.policy.proper:
-            raise ValueError("policy: the likelihood wants a proper resampling scheme; a transport's weights are not")
+        check_target_ess(self.target_ess)
 
     def run(self, key: Key[Array, ""], program: Program, *, chains: int, draws: int, show_progress: bool) -> Posterior:
         """`chains` runs of `draws` parameter particles; see `ppl.infer`."""
         check_continuous(program, "SMC2")
         check_start(program, None, "SMC2")
-        space = StateSpace(program, self.state)
-        check_paths(space, "SMC2")
+        space = with_paths(program, self.state, "SMC2")
         if not space.parts.parameters:
             raise ValueError("model: it has no static parameter; ppl.inference.particle_filter is all it takes")
         begun = time.perf_counter()
@@ -173,8 +172,10 @@ def _started(key: Key[Array, ""], space: StateSpace, settings: SMC2, num: int, i
 def _advanced(
     key: Key[Array, ""], space: StateSpace, settings: SMC2, swarm: _Swarm, t: Int[Array, ""]
 ) -> tuple[_Swarm, Float[Array, " m"]]:
+    inputs = space.inputs()
+
     def one(key: Key[Array, ""], theta: Float[Array, " p"], state: _Filter) -> _Filter:
-        return _advance(key, space, settings, theta, state, t)
+        return _advance(key, space, settings, theta, state, inputs, t)
 
     keys = jax.random.split(key, swarm.theta.shape[0])
     filters = _mapped(one, settings, keys, swarm.theta, swarm.filters)
@@ -215,14 +216,12 @@ def _rejuvenated(
         theta = swarm.theta + scale * jax.random.normal(key_noise, (num, size), swarm.theta.dtype) @ factor.T
         log_prior, filters = _mapped(visit, settings, jax.random.split(key_filter, num), theta)
         there = _Swarm(theta, log_prior, filters)
-        log_ratio = _log_target(there) - _log_target(swarm)
-        log_ratio = jnp.where(jnp.isnan(log_ratio), -jnp.inf, log_ratio)
-        accept = jnp.log(jax.random.uniform(key_accept, (num,))) < log_ratio
+        accept, rate = accepted(key_accept, _log_target(there) - _log_target(swarm))
 
         def pick(new: Array, old: Array) -> Array:
             return jnp.where(accept.reshape(num, *[1] * (new.ndim - 1)), new, old)
 
-        return jax.tree.map(pick, there, swarm), jnp.mean(jnp.exp(jnp.minimum(log_ratio, 0)))
+        return jax.tree.map(pick, there, swarm), jnp.mean(rate)
 
     swarm, rates = jax.lax.scan(move, swarm, jax.random.split(key_moves, settings.num_moves))
     return swarm, genealogy, jnp.mean(rates)
@@ -279,7 +278,7 @@ def _begin(key: Key[Array, ""], space: StateSpace, settings: SMC2, theta: Float[
     generations = space.parts.length + 1
     values = jax.tree.map(lambda leaf: jnp.zeros((generations, *leaf.shape), leaf.dtype), state.values)
     ancestors = jnp.zeros((generations, inner), jnp.int32)
-    return _Filter(Weighted(state, log_weights, found(jnp.zeros(inner))), _finite(increment), values, ancestors)
+    return _Filter(Weighted(state, log_weights, found(jnp.zeros(inner))), never_nan(increment), values, ancestors)
 
 
 def _advance(
@@ -288,18 +287,19 @@ def _advance(
     settings: SMC2,
     theta: Float[Array, " p"],
     state: _Filter,
+    inputs: PyTree,
     t: Int[Array, ""],
 ) -> _Filter:
-    """Step `t` of a filter."""
+    """Step `t` of a filter. `inputs` are those of the space, which a loop over steps should not build each time."""
     key_resample, key_step = jax.random.split(key)
-    u = jax.tree.map(lambda leaf: leaf[t], space.inputs())
+    u = jax.tree.map(lambda leaf: leaf[t], inputs)
     model = space.model(theta, settings.filter)
     drawn, ancestors, _ = maybe_resample(key_resample, model, settings.policy, state.weighted, t, u)
     moved, log_potential = model.step(key_step, drawn.state, u)
     log_weights, increment, _ = reweigh(drawn.log_weights, log_potential)
     return _Filter(
         Weighted(moved, log_weights, drawn.genealogy),
-        _finite(state.log_likelihood + increment),
+        never_nan(state.log_likelihood + increment),
         jax.tree.map(lambda kept, leaf: kept.at[t].set(leaf), state.values, moved.values),
         state.ancestors.at[t].set(ancestors),
     )
@@ -315,14 +315,9 @@ def _run_to(
 ) -> _Filter:
     """A fresh filter, run up to step `t`."""
     key_first, key_steps = jax.random.split(key)
-    first = _begin(key_first, space, settings, theta, inner)
+    first, inputs = _begin(key_first, space, settings, theta, inner), space.inputs()
 
     def step(s: Int[Array, ""], state: _Filter) -> _Filter:
-        return _advance(jax.random.fold_in(key_steps, s), space, settings, theta, state, s)
+        return _advance(jax.random.fold_in(key_steps, s), space, settings, theta, state, inputs, s)
 
     return jax.lax.fori_loop(1, t + 1, step, first)
-
-
-def _finite(log_likelihood: Float[Array, ""]) -> Float[Array, ""]:
-    """NaN as `-inf`: parameters at which the model has no density."""
-    return jnp.where(jnp.isnan(log_likelihood), -jnp.inf, log_likelihood)

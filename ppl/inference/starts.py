@@ -1,6 +1,6 @@
 """Where samplers start: chains near the origin of unconstrained space, particles from the prior or what is given."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import equinox as eqx
 import jax
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 from numpyro.distributions import Distribution
 
+from ppl.inference.densities import LogDensity, guarded
 from ppl.inference.program import Program
 
 _RADIUS = 2.0
@@ -94,15 +95,14 @@ class Start:
         prior, _ = self.program.log_densities(flat)
         return prior - self.program.log_prior_with(flat, self.distributions)
 
-    def at(self, exponent: Float[Array, ""]) -> Callable[[Float[Array, " d"]], Float[Array, ""]]:
+    def at(self, exponent: Float[Array, ""]) -> LogDensity:
         """The log density of the tempered target, NaN as `-inf`."""
 
         def value(flat: Float[Array, " d"]) -> Float[Array, ""]:
             start, joint = self.densities(flat)
-            density = start + exponent * (joint - start)
-            return jnp.where(jnp.isnan(density), -jnp.inf, density)
+            return start + exponent * (joint - start)
 
-        return value
+        return guarded(value)
 
 
 def check_start(program: Program, given: Mapping[str, Distribution] | None, label: str) -> None:

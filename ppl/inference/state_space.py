@@ -40,6 +40,7 @@ from ppl.inference.sites import JACOBIAN, from_unconstrained, site_log_prob
 from ppl.smc.auxiliary import auxiliary
 from ppl.smc.feynman_kac import FeynmanKac, Input, State
 from ppl.smc.genealogy import Trajectory
+from ppl.smc.policy import Policy
 
 _FILTERS = ("bootstrap", "guided", "auxiliary")
 
@@ -300,19 +301,26 @@ class Potential(eqx.Module):
         return _each_pass(self.space, self.theta, one, u, previous)
 
 
-def check_kind(kind: str) -> None:
-    """**Raises:** `ValueError` for a filter that is not known."""
+def check_filter(kind: str, policy: Policy) -> None:
+    """**Raises:** `ValueError` for a filter that is not known, and a policy whose weights are not proper."""
     if kind not in _FILTERS:
         raise ValueError(f"filter: {kind!r} is not known; known are {', '.join(map(repr, _FILTERS))}")
+    if not policy.proper:
+        raise ValueError("policy: the likelihood wants a proper resampling scheme; a transport's weights are not")
 
 
-def check_paths(space: StateSpace, label: str) -> None:
-    """**Raises:** `ValueError` for discrete states, which no flat vector holds."""
-    for site in space.program.structure.discrete:
+def with_paths(program: Program, state: Sequence[str] | None, label: str) -> StateSpace:
+    """The state space of a program, for a method whose draws have the path.
+
+    **Raises:** `ValueError` as `StateSpace`, and for discrete states, which no flat vector holds.
+    """
+    space = StateSpace(program, state)
+    for site in program.structure.discrete:
         raise ValueError(
             f"model: the state {site.name!r} is discrete, and {label} keeps paths of continuous ones; NUTS sums it "
             "out, and ppl.inference.particle_filter runs on it"
         )
+    return space
 
 
 def _each_pass(

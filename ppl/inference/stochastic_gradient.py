@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from ppl.inference.chains import guarded
+from ppl.inference.densities import guarded
 from ppl.inference.modes import curvature, mode_near
 from ppl.inference.program import Program
 

@@ -20,10 +20,17 @@ from numpyro.distributions import Distribution
 
 from ppl.inference.moves import Move, as_move
 from ppl.inference.posterior import Posterior
-from ppl.inference.program import Program, check_continuous
-from ppl.inference.rejuvenation import check_rejuvenation, check_waste_free, first_log_scale, rejuvenated
-from ppl.inference.runs import independent_runs, posterior_of_runs
-from ppl.inference.starts import Start, check_start
+from ppl.inference.program import Program
+from ppl.inference.rejuvenation import (
+    check_rejuvenation,
+    check_run,
+    check_target_ess,
+    first_log_scale,
+    of_moves,
+    rejuvenated,
+)
+from ppl.inference.runs import by_step, independent_runs, posterior_of_runs
+from ppl.inference.starts import Start
 from ppl.smc.variance import Genealogy, descend, found, relative_variance
 from ppl.smc.weights import ess, logmeanexp
 
@@ -79,24 +86,16 @@ class TemperedSMC:
         check_rejuvenation(self)
         if self.max_steps < 1:
             raise ValueError(f"max_steps: at least one is wanted, got {self.max_steps}")
-        if not 0 < self.target_ess < 1:
-            raise ValueError(f"target_ess: a fraction strictly between 0 and 1 is wanted, got {self.target_ess!r}")
+        check_target_ess(self.target_ess)
 
     def run(self, key: Key[Array, ""], program: Program, *, chains: int, draws: int, show_progress: bool) -> Posterior:
         """`chains` runs of `draws` particles; see `ppl.infer`."""
-        check_continuous(program, "TemperedSMC")
-        check_start(program, self.start, "TemperedSMC")
-        check_waste_free(self, draws)
+        given = check_run(self, program, "TemperedSMC", draws)
         begun = time.perf_counter()
-        start = tuple(sorted((self.start or {}).items()))
         settings = dataclasses.replace(self, start=None, kernel=as_move(self.kernel))
-        names = tuple(name for name, _ in start)
-        distributions = [distribution for _, distribution in start]
-
-        def one(key: Key[Array, ""]) -> _Run:
-            return _tempered(key, program, settings, names, distributions, draws)
-
-        runs = independent_runs(key, one, chains, "temperedsmc", show_progress)
+        runs = independent_runs(
+            key, lambda one: _tempered(one, program, settings, given, draws), chains, "temperedsmc", show_progress
+        )
         check_reached(runs.exponent, self.max_steps)
         return posterior_of_runs(
             program,
@@ -104,12 +103,11 @@ class TemperedSMC:
             runs.log_evidence,
             runs.variance,
             method="temperedsmc",
-            stats=_traces(runs),
+            stats={**by_step(_TRACES, runs.traces, runs.steps), "non_finite": runs.non_finite},
             attrs={
                 "seconds": time.perf_counter() - begun,
                 "temperatures": int(runs.steps.max()),
-                "kernel": type(settings.kernel).__name__,
-                "correlation": self.correlation,
+                **of_moves(self),
             },
         )
 
@@ -141,14 +139,9 @@ class _Carry(NamedTuple):
 
 @eqx.filter_jit
 def _tempered(
-    key: Key[Array, ""],
-    program: Program,
-    settings: TemperedSMC,
-    names: tuple[str, ...],
-    distributions: list[Distribution],
-    num: int,
+    key: Key[Array, ""], program: Program, settings: TemperedSMC, given: dict[str, Distribution], num: int
 ) -> _Run:
-    start = Start(program, dict(zip(names, distributions, strict=True)))
+    start = Start(program, given)
     key_init, key_run = jax.random.split(key)
     particles = jax.vmap(start.draw)(jax.random.split(key_init, num))
     log_ratio, bad = log_ratios(start, particles)
@@ -252,9 +245,3 @@ def log_ratios(start: Start, particles: Float[Array, "n d"]) -> tuple[Float[Arra
     ratio = joint - before
     bad = jnp.isnan(ratio) | jnp.isposinf(ratio)
     return jnp.where(bad, -jnp.inf, ratio), jnp.sum(bad, dtype=jnp.int32)
-
-
-def _traces(runs: _Run) -> dict[str, np.ndarray]:
-    longest = int(runs.steps.max())
-    by_step = {name: np.asarray(runs.traces[:, i, :longest]) for i, name in enumerate(_TRACES)}
-    return by_step | {"non_finite": np.asarray(runs.non_finite)}
