@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import xarray
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from ppl.files import replacing
+from ppl.keys import raw_array
 
 # Asked of the metadata: importing ArviZ takes seconds, and 1.x is not needed to build or read what it works on.
 _HAS_INFERENCE_DATA = int(version("arviz").split(".")[0]) < 1
@@ -148,8 +148,7 @@ def named_leaves(tree: PyTree) -> dict[str, np.ndarray]:
     named = {}
     for path, leaf in leaves:
         name = jax.tree_util.keystr(path, simple=True, separator=".") or "value"
-        is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        named[name] = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+        named[name] = raw_array(leaf)
     return named
 
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ppl.keys import as_key, numpy_generator
+from ppl.keys import as_key, like_leaf, numpy_generator, raw_array
 
 
 def test_a_typed_key_is_returned_as_it_is():
@@ -46,3 +46,13 @@ def test_a_numpy_generator_repeats_by_its_key_and_refuses_what_is_no_seed():
     assert first == again != other
     with pytest.raises(ValueError, match="key: a seed must be in"):
         numpy_generator(-1)
+
+
+def test_keys_and_arrays_go_through_files_as_raw_numbers():
+    key = jax.random.key(5, impl="rbg")
+    assert like_leaf(raw_array(key), key) == key
+    assert like_leaf(raw_array(key), jax.eval_shape(lambda: key)) == key
+    half = jnp.arange(3, dtype=jnp.bfloat16)
+    again = like_leaf(np.asarray(raw_array(half), np.float32), half)
+    assert again.dtype == jnp.bfloat16
+    assert again.tolist() == half.tolist()

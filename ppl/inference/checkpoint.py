@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, PyTree
 
 from ppl.files import replacing
 from ppl.inference.program import Program
+from ppl.keys import like_leaf, raw_array
 
 _MANIFEST = "run.json"
 _FORMAT = "ppl-chains-1"
@@ -60,7 +60,7 @@ class Checkpoint:
         self, carry: PyTree, positions: list[np.ndarray], statistics: list[dict[str, np.ndarray]], done: int
     ) -> None:
         """The state after `done` draws, and the draws; returns when they are on disk."""
-        leaves = {f"{i:04d}": _raw(leaf) for i, leaf in enumerate(jax.tree.leaves(carry))}
+        leaves = {f"{i:04d}": raw_array(leaf) for i, leaf in enumerate(jax.tree.leaves(carry))}
         stats = {name: np.concatenate([part[name] for part in statistics]) for name in statistics[0]}
         tree = {"carry": leaves, "positions": np.concatenate(positions), "stats": stats}
         self.manager.save(done, args=self.args.StandardSave(tree))
@@ -76,7 +76,7 @@ class Checkpoint:
             return None
         stored = self.manager.restore(step, args=self.args.StandardRestore())
         likes, structure = jax.tree.flatten(shapes)
-        leaves = [_typed(stored["carry"][f"{i:04d}"], like) for i, like in enumerate(likes)]
+        leaves = [like_leaf(stored["carry"][f"{i:04d}"], like) for i, like in enumerate(likes)]
         stats = {name: np.asarray(value) for name, value in stored["stats"].items()}
         return jax.tree.unflatten(structure, leaves), [np.asarray(stored["positions"])], [stats], step
 
@@ -96,14 +96,3 @@ def _identity(program: Program, method: Any, key: Key[Array, ""], sizes: Mapping
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         **sizes,
     }
-
-
-def _raw(leaf: Any) -> np.ndarray:
-    is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
-
-
-def _typed(stored: Any, like: Any) -> Any:
-    if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(jnp.asarray(stored))
-    return jnp.asarray(stored, like.dtype)

@@ -7,12 +7,12 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ppl.arviz_adapter import named_leaves, weighted_posterior
 from ppl.cost import Ledger
+from ppl.keys import like_leaf, raw_array
 from ppl.smc.resampling import systematic
 
 _FORMAT = "ppl-smc-run-1"
@@ -100,7 +100,7 @@ class Run(eqx.Module):
         """Write every array of the run to one `.npz` file. **Returns:** its path, as given."""
         path = Path(path)
         leaves, _ = jax.tree_util.tree_flatten_with_path(self)
-        arrays: dict[str, Any] = {f"{i:05d}": _raw(leaf) for i, (_, leaf) in enumerate(leaves)}
+        arrays: dict[str, Any] = {f"{i:05d}": raw_array(leaf) for i, (_, leaf) in enumerate(leaves)}
         names = [jax.tree_util.keystr(p) for p, _ in leaves]
         header = {"format": _FORMAT, "names": names, "proper": self.proper}
         with path.open("wb") as file:  # a file object, so that numpy does not add a suffix of its own
@@ -134,16 +134,8 @@ class Run(eqx.Module):
         return jax.tree.unflatten(structure, [_typed(x, leaf) for x, (_, leaf) in zip(stored, leaves, strict=True)])
 
 
-def _raw(leaf: Any) -> np.ndarray:
-    """A leaf as numpy; random keys as their raw numbers."""
-    is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
-
-
 def _typed(stored: np.ndarray, leaf: Any) -> Any:
     """A stored leaf with the type of its counterpart in `like`."""
     if not hasattr(leaf, "dtype"):  # a Python number of the ledger
         return type(leaf)(stored)
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(jnp.asarray(stored), impl=jax.random.key_impl(leaf))
-    return jnp.asarray(stored)
+    return like_leaf(stored, leaf)
