@@ -5,6 +5,7 @@ key of step t is `fold_in(key, t)`, so that neither blocks nor a resumed run cha
 once for each (model, shapes, method, number of chains) and kept.
 """
 
+import dataclasses
 import time
 from os import PathLike
 from typing import Any, Protocol, runtime_checkable
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
 
+from ppl.inference.batching import Layout, over_chains
 from ppl.inference.checkpoint import Checkpoint
 from ppl.inference.densities import LogDensity, guarded
 from ppl.inference.posterior import Posterior, posterior_of
@@ -33,7 +35,8 @@ class Sampler(Protocol):
     """A Markov chain Monte Carlo method: frozen settings and two functions of all chains at once.
 
     A sampler that moves by something else than the log density has a method `target(program)` too, and is given what
-    that returns in place of `log_density`. One that draws minibatches of the data says so by `minibatches = True`.
+    that returns in place of `log_density`. One that draws minibatches of the data says so by `minibatches = True`; one
+    whose chains learn from each other by `ensemble = True`; of all others, a chain depends on its own keys alone.
     """
 
     @property
@@ -42,9 +45,12 @@ class Sampler(Protocol):
         ...
 
     def warm(
-        self, key: Key[Array, ""], log_density: LogDensity, positions: Float[Array, "chains d"]
+        self, keys: Key[Array, " chains"], log_density: LogDensity, positions: Float[Array, "chains d"]
     ) -> tuple[PyTree, PyTree]:
-        """Adapt. **Returns:** the state of the chains, every leaf `[chains, ...]`, and the parameters found."""
+        """Adapt. **Returns:** the state of the chains, and the parameters found.
+
+        Every leaf is `[chains, ...]`, but for parameters that an ensemble shares.
+        """
         ...
 
     def step(
@@ -63,29 +69,33 @@ def run_chains(
     draws: int,
     name: str,
     thin: int = 1,
+    chain_method: str = "vectorized",
+    batch_size: int | None = None,
     show_progress: bool = False,
     checkpoint: str | PathLike[str] | None = None,
 ) -> Posterior:
     """Draws of all chains by a sampler; see `ppl.infer` for the arguments."""
+    layout = Layout.of(chains, chain_method, batch_size, ensemble=getattr(method, "ensemble", False), label=name)
     begun = time.perf_counter()
     key_start, key_warm, key_run = jax.random.split(key, 3)
     block = max(1, -(-draws // _BLOCKS))
-    store = Checkpoint.of(checkpoint, program, method, key, {"chains": chains, "draws": draws, "thin": thin})
+    sizes = {"chains": chains, "draws": draws, "thin": thin, **dataclasses.asdict(layout)}
+    store = Checkpoint.of(checkpoint, program, method, key, sizes)
     positions: list[np.ndarray] = []
     statistics: list[dict[str, np.ndarray]] = []
     with progress(name, 1 + -(-draws // block), enabled=show_progress) as tick:
         resumed = None
         if store is not None:  # the carry's structure takes a trace of the warm-up, which other runs should not pay
             starts = jax.eval_shape(lambda: jnp.zeros((chains, program.structure.size)))
-            resumed = store.restore(eqx.filter_eval_shape(_warm, key_warm, program, method, starts))
+            resumed = store.restore(eqx.filter_eval_shape(_warm, key_warm, program, method, layout, starts))
         if resumed is None:
-            carry = _warm(key_warm, program, method, starting_points(key_start, program, chains))
+            carry = _warm(key_warm, program, method, layout, starting_points(key_start, program, chains))
             done = 0
         else:
             carry, positions, statistics, done = resumed
         tick()
         while done < draws:
-            carry, kept = _advance(key_run, program, method, carry, jnp.asarray(done * thin), block, thin)
+            carry, kept = _advance(key_run, program, method, layout, carry, jnp.asarray(done * thin), block, thin)
             moved, stats = jax.device_get(kept)
             positions.append(np.asarray(moved))
             statistics.append(stats)
@@ -108,16 +118,20 @@ def traced_chains(
     """The unconstrained draws of a whole run inside `jit` or `vmap`, and whether all chains found a start."""
     key_start, key_warm, key_run = jax.random.split(key, 3)
     starts, good = usable_points(key_start, program, chains)
-    carry = _warm(key_warm, program, method, starts)
-    _, (positions, _) = _advance(key_run, program, method, carry, jnp.asarray(0), draws, thin)
+    layout = Layout(1, chains)
+    carry = _warm(key_warm, program, method, layout, starts)
+    _, (positions, _) = _advance(key_run, program, method, layout, carry, jnp.asarray(0), draws, thin)
     return positions.swapaxes(0, 1), jnp.all(good)
 
 
 @eqx.filter_jit
 def _warm(
-    key: Key[Array, ""], program: Program, method: Sampler, positions: Float[Array, "chains d"]
+    key: Key[Array, ""], program: Program, method: Sampler, layout: Layout, positions: Float[Array, "chains d"]
 ) -> tuple[PyTree, PyTree]:
-    return method.warm(key, target_of(method, program), positions)
+    def run(keys: Key[Array, " chains"], positions: Float[Array, "chains d"]) -> tuple[PyTree, PyTree]:
+        return method.warm(keys, target_of(method, program), positions)
+
+    return over_chains(layout, run, jax.random.split(key, positions.shape[0]), positions)
 
 
 @eqx.filter_jit
@@ -125,28 +139,34 @@ def _advance(
     key: Key[Array, ""],
     program: Program,
     method: Sampler,
+    layout: Layout,
     carry: tuple[PyTree, PyTree],
     start: Int[Array, ""],
     length: int,
     thin: int,
 ) -> tuple[tuple[PyTree, PyTree], tuple[Float[Array, "length chains d"], dict[str, Shaped[Array, "length chains"]]]]:
-    target = target_of(method, program)
     states, parameters = carry
     chains = jax.tree.leaves(states)[0].shape[0]
 
-    def step(states: PyTree, t: Int[Array, ""]) -> tuple[PyTree, tuple[Array, dict[str, Array]]]:
-        keys = jax.random.split(jax.random.fold_in(key, t), chains)
-        states, positions, stats = method.step(keys, target, states, parameters)
-        return states, (positions, stats)
+    def run(which: Int[Array, " chains"], states: PyTree, parameters: PyTree) -> tuple[PyTree, PyTree]:
+        target = target_of(method, program)
 
-    def draw(states: PyTree, t: Int[Array, ""]) -> tuple[PyTree, tuple[Array, dict[str, Array]]]:
-        if thin == 1:
-            return step(states, start + t)
-        states, kept = jax.lax.scan(step, states, start + t * thin + jnp.arange(thin))
-        return states, jax.tree.map(lambda x: x[-1], kept)
+        def step(states: PyTree, t: Int[Array, ""]) -> tuple[PyTree, tuple[Array, dict[str, Array]]]:
+            keys = jax.random.split(jax.random.fold_in(key, t), chains)[which]
+            states, positions, stats = method.step(keys, target, states, parameters)
+            return states, (positions, stats)
 
-    states, kept = jax.lax.scan(draw, states, jnp.arange(length))
-    return (states, parameters), kept
+        def draw(states: PyTree, t: Int[Array, ""]) -> tuple[PyTree, tuple[Array, dict[str, Array]]]:
+            if thin == 1:
+                return step(states, start + t)
+            states, kept = jax.lax.scan(step, states, start + t * thin + jnp.arange(thin))
+            return states, jax.tree.map(lambda x: x[-1], kept)
+
+        states, kept = jax.lax.scan(draw, states, jnp.arange(length))
+        return states, jax.tree.map(lambda x: x.swapaxes(0, 1), kept)  # chains first
+
+    states, kept = over_chains(layout, run, jnp.arange(chains), states, parameters)
+    return (states, parameters), jax.tree.map(lambda x: x.swapaxes(0, 1), kept)
 
 
 def target_of(method: Sampler, program: Program) -> Target:

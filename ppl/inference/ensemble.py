@@ -1,7 +1,7 @@
 """Samplers adapted across chains, for many chains on wide hardware: ChEES-HMC and MEADS. Kernels are blackjax's."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import blackjax
 import jax
@@ -32,11 +32,13 @@ class ChEES:
     step_size: float = 0.1
     learning_rate: float = 0.025
 
+    ensemble: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         check_adaptation(self.warmup, self.target_accept)
 
     def warm(
-        self, key: Key[Array, ""], log_density: LogDensity, positions: Float[Array, "chains d"]
+        self, keys: Key[Array, " chains"], log_density: LogDensity, positions: Float[Array, "chains d"]
     ) -> tuple[PyTree, PyTree]:
         if positions.shape[0] < 2:
             raise ValueError(
@@ -49,7 +51,7 @@ class ChEES:
             adaptation_info_fn=get_filter_adapt_info_fn(),
         )
         run: Any = adaptation.run
-        (states, found), _ = run(key, positions, self.step_size, optax.adam(self.learning_rate), self.warmup)
+        (states, found), _ = run(keys[0], positions, self.step_size, optax.adam(self.learning_rate), self.warmup)
         return states, {
             "step_size": found["step_size"],
             "inverse_mass_matrix": found["inverse_mass_matrix"],
@@ -87,8 +89,10 @@ class MEADS:
     warmup: int = 1000
     num_folds: int = 4
 
+    ensemble: ClassVar[bool] = True
+
     def warm(
-        self, key: Key[Array, ""], log_density: LogDensity, positions: Float[Array, "chains d"]
+        self, keys: Key[Array, " chains"], log_density: LogDensity, positions: Float[Array, "chains d"]
     ) -> tuple[PyTree, PyTree]:
         chains = positions.shape[0]
         if chains % self.num_folds or chains < 2 * self.num_folds:
@@ -99,7 +103,7 @@ class MEADS:
             log_density, chains, num_folds=self.num_folds, adaptation_info_fn=get_filter_adapt_info_fn()
         )
         run: Any = adaptation.run
-        (states, found), _ = run(key, positions, self.warmup)
+        (states, found), _ = run(keys[0], positions, self.warmup)
         return states, {name: found[name] for name in ("step_size", "momentum_inverse_scale", "alpha", "delta")}
 
     def step(

@@ -34,10 +34,10 @@ class NUTS:
         check_adaptation(self.warmup, self.target_accept)
 
     def warm(
-        self, key: Key[Array, ""], log_density: LogDensity, positions: Float[Array, "chains d"]
+        self, keys: Key[Array, " chains"], log_density: LogDensity, positions: Float[Array, "chains d"]
     ) -> tuple[PyTree, PyTree]:
         options = {"max_num_doublings": self.max_tree_depth}
-        return _adapted(blackjax.nuts, key, log_density, positions, self, options)
+        return _adapted(blackjax.nuts, keys, log_density, positions, self, options)
 
     def step(
         self, keys: Key[Array, " chains"], log_density: LogDensity, states: PyTree, parameters: PyTree
@@ -80,10 +80,10 @@ class HMC:
             raise ValueError(f"num_steps: at least one leapfrog step is wanted, got {self.num_steps}")
 
     def warm(
-        self, key: Key[Array, ""], log_density: LogDensity, positions: Float[Array, "chains d"]
+        self, keys: Key[Array, " chains"], log_density: LogDensity, positions: Float[Array, "chains d"]
     ) -> tuple[PyTree, PyTree]:
         options = {"num_integration_steps": self.num_steps}
-        return _adapted(blackjax.hmc, key, log_density, positions, self, options)
+        return _adapted(blackjax.hmc, keys, log_density, positions, self, options)
 
     def step(
         self, keys: Key[Array, " chains"], log_density: LogDensity, states: PyTree, parameters: PyTree
@@ -112,16 +112,16 @@ def hamiltonian_stats(
 
 
 def check_adaptation(warmup: int, target_accept: float) -> None:
-    """**Raises:** `ValueError` for a negative warm-up or a target outside (0, 1)."""
-    if warmup < 0:
-        raise ValueError(f"warmup: a number of steps is wanted, got {warmup}")
+    """**Raises:** `ValueError` for no warm-up, in which the step size is found, or a target outside (0, 1)."""
+    if warmup < 1:
+        raise ValueError(f"warmup: at least one step, in which the step size is found, is wanted, got {warmup}")
     if not 0 < target_accept < 1:
         raise ValueError(f"target_accept: a probability strictly between 0 and 1 is wanted, got {target_accept!r}")
 
 
 def _adapted(
     algorithm: Any,
-    key: Key[Array, ""],
+    keys: Key[Array, " chains"],
     log_density: LogDensity,
     positions: Float[Array, "chains d"],
     method: NUTS | HMC,
@@ -140,4 +140,4 @@ def _adapted(
         (state, parameters), _ = adaptation.run(key, position, method.warmup)  # pyright: ignore[reportCallIssue]
         return state, {name: parameters[name] for name in ("step_size", "inverse_mass_matrix")}
 
-    return jax.vmap(one)(jax.random.split(key, positions.shape[0]), positions)
+    return jax.vmap(one)(keys, positions)

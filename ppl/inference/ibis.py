@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 from numpyro.distributions import Distribution
 
+from ppl.inference.batching import mapped
 from ppl.inference.densities import LogDensity, guarded
 from ppl.inference.moves import Move, as_move
 from ppl.inference.posterior import Posterior
@@ -53,8 +54,8 @@ class IBIS:
     - `batch`: observations taken in at a time. With few particles and data that say much, more than one at first would
       leave few particles alive; with many observations, batches keep memory down (particles times batches).
     - `target_ess`: the fraction of the particles below which the effective sample size makes them move.
-    - `kernel`, `num_moves`, `correlation`, `max_moves`, `waste_free`, `start`, `resampling`: as of `TemperedSMC`. With
-      a `start`, the first weights also have prior over start.
+    - `kernel`, `num_moves`, `correlation`, `max_moves`, `waste_free`, `start`, `resampling`, `batch_size`: as of
+      `TemperedSMC`. With a `start`, the first weights also have prior over start.
 
     `post.stats["log_predictive"]`, [runs, batches], holds $\log p(y_t \mid y_{1:t-1})$ of each run; of R runs together
     it is the difference of logs of the means of $\exp$ of its running sums.
@@ -76,6 +77,7 @@ class IBIS:
     waste_free: int | None = None
     start: Mapping[str, Distribution] | None = dataclasses.field(default=None, hash=False)
     resampling: str = "systematic"
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         check_rejuvenation(self)
@@ -136,13 +138,13 @@ class _Carry(NamedTuple):
 
 @eqx.filter_jit
 def _iterated(key: Key[Array, ""], program: Program, settings: IBIS, given: dict[str, Distribution], num: int) -> _Run:
-    path = _Growing(program, str(settings.plate), settings.batch)
+    path = _Growing(program, str(settings.plate), settings.batch, settings.batch_size)
     start = Start(program, given)
     key_init, key_run = jax.random.split(key)
-    particles = jax.vmap(start.draw)(jax.random.split(key_init, num))
+    particles = mapped(start.draw, settings.batch_size, jax.random.split(key_init, num))
     zeros = jnp.zeros(num, particles.dtype)
     pointwise, bad = path.pointwise(particles)
-    log_weights = jax.vmap(start.log_correction)(particles) if given else zeros
+    log_weights = mapped(start.log_correction, settings.batch_size, particles) if given else zeros
     first = _Carry(
         key=key_run,
         particles=particles,
@@ -216,8 +218,8 @@ def _iterated(key: Key[Array, ""], program: Program, settings: IBIS, given: dict
 class _Growing:
     """The posteriors of the first batches of data along a plate."""
 
-    def __init__(self, program: Program, plate: str, batch: int):
-        self.program, self.plate, self.batch = program, plate, batch
+    def __init__(self, program: Program, plate: str, batch: int, batch_size: int | None):
+        self.program, self.plate, self.batch, self.batch_size = program, plate, batch, batch_size
         self.size = dict(program.structure.plates)[plate]
         self.batches = math.ceil(self.size / batch)
 
@@ -229,7 +231,7 @@ class _Growing:
 
     def pointwise(self, particles: Float[Array, "n d"]) -> tuple[Float[Array, "n batches"], Int[Array, ""]]:
         """Log likelihoods of all particles, NaN as `-inf`, and how many were NaN."""
-        _, terms = jax.vmap(self.densities)(particles)
+        _, terms = mapped(self.densities, self.batch_size, particles)
         bad = jnp.isnan(terms) | jnp.isposinf(terms)
         return jnp.where(bad, -jnp.inf, terms), jnp.sum(jnp.any(bad, axis=1), dtype=jnp.int32)
 

@@ -12,18 +12,22 @@ from blackjax.diagnostics import psis_weights
 from jaxtyping import Array, Float, Key
 from numpyro.distributions import Distribution
 
-from ppl.inference.densities import guarded
+from ppl.inference.batching import check_batch_size, mapped
+from ppl.inference.densities import never_nan
 from ppl.inference.posterior import Posterior, posterior_of
 from ppl.inference.program import Program, check_continuous
 from ppl.inference.starts import Start, check_start
 from ppl.smc.weights import logmeanexp
+
+BATCH = 1024  # draws evaluated at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class Importance:
     """Importance sampling with the prior, or other distributions by site, as the proposal.
 
-    **Arguments:** `start`: distributions by latent site to draw from instead of the prior.
+    **Arguments:** `start`: distributions by latent site to draw from instead of the prior. `batch_size`: memory: how
+    many draws are evaluated at a time.
 
     Useful where the data say little; `diagnose()` tells by k-hat when they say too much.
 
@@ -31,16 +35,26 @@ class Importance:
     """
 
     start: Mapping[str, Distribution] | None = dataclasses.field(default=None, hash=False)
+    batch_size: int = BATCH
+
+    def __post_init__(self) -> None:
+        check_batch_size(self.batch_size)
 
     def run(self, key: Key[Array, ""], program: Program, *, chains: int, draws: int, show_progress: bool) -> Posterior:
         """`chains` times `draws` independent weighted draws; see `ppl.infer`."""
         check_continuous(program, "Importance")
         check_start(program, self.start, "Importance")
         begun = time.perf_counter()
-        points, log_proposal = _from_start(jax.random.split(key, chains * draws), program, dict(self.start or {}))
+        keys = jax.random.split(key, chains * draws)
+        points, log_proposal = _from_start(keys, program, dict(self.start or {}), self.batch_size)
         shape = (chains, draws)
         return weighted(
-            program, points.reshape(*shape, -1), log_proposal.reshape(shape), method="importance", begun=begun
+            program,
+            points.reshape(*shape, -1),
+            log_proposal.reshape(shape),
+            method="importance",
+            begun=begun,
+            batch_size=self.batch_size,
         )
 
 
@@ -52,12 +66,13 @@ def weighted(
     method: str,
     begun: float,
     attrs: Mapping[str, str | int | float] | None = None,
+    batch_size: int = BATCH,
 ) -> Posterior:
     """Draws of a proposal as a posterior: Pareto-smoothed weights over all of them, k-hat, and the evidence.
 
     **Arguments:** `points`: unconstrained; `log_proposal`: their normalised log density there.
     """
-    log_ratio, smoothed, k_hat, evidence, error, bad = _ratios(program, points, log_proposal)
+    log_ratio, smoothed, k_hat, evidence, error, bad = _ratios(program, points, log_proposal, batch_size)
     if not bool(jnp.isfinite(evidence)):
         raise ValueError(
             f"method: of {log_proposal.size} draws of {method} none has a finite posterior density; use a proposal "
@@ -79,20 +94,23 @@ def weighted(
 
 @eqx.filter_jit
 def _from_start(
-    keys: Key[Array, " n"], program: Program, given: dict[str, Distribution]
+    keys: Key[Array, " n"], program: Program, given: dict[str, Distribution], batch_size: int
 ) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
     start = Start(program, given)
-    points = jax.vmap(start.draw)(keys)
-    return points, jax.vmap(lambda x: start.densities(x)[0])(points)
+    points = mapped(start.draw, batch_size, keys)
+    return points, mapped(lambda x: start.densities(x)[0], batch_size, points)
 
 
 @eqx.filter_jit
 def _ratios(
-    program: Program, points: Float[Array, "chains draws d"], log_proposal: Float[Array, "chains draws"]
+    program: Program,
+    points: Float[Array, "chains draws d"],
+    log_proposal: Float[Array, "chains draws"],
+    batch_size: int,
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
     flat = points.reshape(-1, points.shape[-1])
-    raw = jax.lax.map(program.log_density, flat, batch_size=1024)
-    density = jax.lax.map(guarded(program.log_density), flat, batch_size=1024).reshape(log_proposal.shape)
+    raw = jax.lax.map(program.log_density, flat, batch_size=batch_size)
+    density = never_nan(raw).reshape(log_proposal.shape)
     ratio = (density - log_proposal).ravel()
     evidence = logmeanexp(ratio)
     relative = jnp.exp(ratio - evidence)

@@ -1,5 +1,6 @@
 """`infer`: one call for any NumPyro program and every method."""
 
+import dataclasses
 from collections.abc import Callable
 from os import PathLike
 from typing import Any, Protocol, runtime_checkable
@@ -7,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Array, Key
 
+from ppl.inference.batching import check_batch_size
 from ppl.inference.chains import Sampler, run_chains
 from ppl.inference.posterior import Posterior
 from ppl.inference.program import Program, check_continuous
@@ -30,6 +32,8 @@ def infer(
     chains: int = 4,
     draws: int = 1000,
     thin: int = 1,
+    chain_method: str = "vectorized",
+    batch_size: int | None = None,
     show_progress: bool = False,
     checkpoint: str | PathLike[str] | None = None,
     **data: Any,
@@ -44,6 +48,9 @@ def infer(
     - `key`: a typed key or an int; the same key gives the same draws on the same platform.
     - `chains`: independent chains, or runs of a particle method. `draws`: draws a chain, or particles a run.
     - `thin`: keep each `thin`-th step of a Markov chain.
+    - `chain_method`: how Markov chains run: `"vectorized"`, in one program; `"sequential"`, one after another, in the
+      memory of one; `"parallel"`, spread over the devices that jax sees. The draws are those of the same chains.
+    - `batch_size`: memory: how many chains of a device, or particles of a particle method, are evaluated at a time.
     - `show_progress`: a bar on standard error.
     - `checkpoint`: a folder. A Markov chain's state is saved there every tenth of the draws, and the same call after
       a kill goes on from it and gives the same draws.
@@ -82,6 +89,8 @@ def infer(
             draws=draws,
             thin=thin,
             name=label,
+            chain_method=chain_method,
+            batch_size=batch_size,
             show_progress=show_progress,
             checkpoint=checkpoint,
         )
@@ -89,6 +98,13 @@ def infer(
         raise ValueError(f"checkpoint: Markov chains alone are saved as they go; {label} is not one")
     if thin != 1:
         raise ValueError(f"thin: Markov chains alone are thinned; {label} is not one")
+    if chain_method == "parallel":
+        raise ValueError(f"chain_method: Markov chains alone are spread over devices; {label} is not one")
+    if batch_size is not None:
+        check_batch_size(batch_size)
+        if not hasattr(chosen, "batch_size"):
+            raise ValueError(f"batch_size: {label} evaluates nothing by the batch; leave it out")
+        chosen = dataclasses.replace(chosen, batch_size=batch_size)
     return chosen.run(key, program, chains=chains, draws=draws, show_progress=show_progress)
 
 

@@ -27,7 +27,7 @@ class MCLMC:
     energy_variance: float = 5e-4
 
     def warm(
-        self, key: Key[Array, ""], log_density: LogDensity, positions: Float[Array, "chains d"]
+        self, keys: Key[Array, " chains"], log_density: LogDensity, positions: Float[Array, "chains d"]
     ) -> tuple[PyTree, PyTree]:
         if positions.shape[1] < 2:
             raise ValueError("method: MCLMC moves on a sphere of momenta, so the model needs two dimensions at least")
@@ -49,7 +49,7 @@ class MCLMC:
             )
             return state, {"L": found.L, "step_size": found.step_size, "scale": found.inverse_mass_matrix}
 
-        return jax.vmap(one)(jax.random.split(key, positions.shape[0]), positions)
+        return jax.vmap(one)(keys, positions)
 
     def step(
         self, keys: Key[Array, " chains"], log_density: LogDensity, states: PyTree, parameters: PyTree

@@ -63,7 +63,7 @@ class ParticleGibbs:
         return with_paths(program, self.state, "ParticleGibbs")
 
     def warm(
-        self, key: Key[Array, ""], space: StateSpace, positions: Float[Array, "chains d"]
+        self, keys: Key[Array, " chains"], space: StateSpace, positions: Float[Array, "chains d"]
     ) -> tuple[PyTree, PyTree]:
         def one(key: Key[Array, ""], position: Float[Array, " d"]) -> Any:
             key_theta, key_path, key_run = jax.random.split(key, 3)
@@ -80,7 +80,7 @@ class ParticleGibbs:
             (position, windowed), _ = jax.lax.scan(adapt, (position, started(theta)), scanned)
             return _State(position, space.program.log_density(position)), {"factor": windowed.factor}
 
-        return jax.vmap(one)(jax.random.split(key, positions.shape[0]), positions)
+        return jax.vmap(one)(keys, positions)
 
     def step(
         self, keys: Key[Array, " chains"], space: StateSpace, states: PyTree, parameters: PyTree

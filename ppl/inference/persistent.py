@@ -16,6 +16,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, Key
 from numpyro.distributions import Distribution
 
+from ppl.inference.batching import mapped
 from ppl.inference.moves import Move, as_move
 from ppl.inference.posterior import Posterior
 from ppl.inference.program import Program
@@ -44,7 +45,7 @@ class PersistentSMC:
     - `target_ess`: the effective sample size of all particles kept so far, in units of the particles of one
       temperature, down to which $\lambda$ is raised. It may exceed 1: more temperatures, and less noise.
     - `max_steps`: temperatures at most. `kernel`, `num_moves`, `correlation`, `max_moves`, `waste_free`, `start`,
-      `resampling`: as of `TemperedSMC`.
+      `resampling`, `batch_size`: as of `TemperedSMC`.
 
     `infer(..., chains=R, draws=N)` makes R independent runs of N particles a temperature; the N draws of a run are
     resampled from all that it kept. `log_evidence_se` is the spread over runs, and `None` of one run: particles that
@@ -67,6 +68,7 @@ class PersistentSMC:
     waste_free: int | None = None
     start: Mapping[str, Distribution] | None = dataclasses.field(default=None, hash=False)
     resampling: str = "systematic"
+    batch_size: int | None = None
     max_steps: int = 100
 
     def __post_init__(self) -> None:
@@ -162,8 +164,8 @@ def _persistent(
 ) -> _Run:
     start = Start(program, given)
     key_init, key_run, key_last = jax.random.split(key, 3)
-    particles = jax.vmap(start.draw)(jax.random.split(key_init, num))
-    log_ratio, bad = log_ratios(start, particles)
+    particles = mapped(start.draw, settings.batch_size, jax.random.split(key_init, num))
+    log_ratio, bad = log_ratios(start, particles, settings.batch_size)
     rows, zero = settings.max_steps + 1, jnp.zeros((), particles.dtype)
     empty = _Kept(
         particles=jnp.zeros((rows, *particles.shape), particles.dtype),
@@ -195,7 +197,7 @@ def _persistent(
         log_z = logsumexp(log_weights) - jnp.log(num * kept.num.astype(zero.dtype))
         points = kept.particles.reshape(-1, kept.particles.shape[-1])
         _, moved = rejuvenated(key_move, start.at(raised), settings, points, log_weights, carry.log_scale, num)
-        log_ratio, bad = log_ratios(start, moved.particles)
+        log_ratio, bad = log_ratios(start, moved.particles, settings.batch_size)
         scale = jnp.exp(moved.log_scale)
         row = jnp.stack([raised, log_z, moved.acceptance, scale, moved.moves, moved.correlation])
         return _Carry(

@@ -69,7 +69,7 @@ class PMMH:
         return with_paths(program, self.state, "PMMH")
 
     def warm(
-        self, key: Key[Array, ""], space: StateSpace, positions: Float[Array, "chains d"]
+        self, keys: Key[Array, " chains"], space: StateSpace, positions: Float[Array, "chains d"]
     ) -> tuple[PyTree, PyTree]:
         def one(key: Key[Array, ""], position: Float[Array, " d"]) -> tuple[Visited, dict[str, Array]]:
             key_first, key_walk, key_noise = jax.random.split(key, 3)
@@ -88,7 +88,7 @@ class PMMH:
             again = jax.vmap(lambda k: self._visit(k, space, here.theta).log_likelihood)
             return here, parameters | {"noise": jnp.std(again(jax.random.split(key_noise, _REPLICATES)), ddof=1)}
 
-        return jax.vmap(one)(jax.random.split(key, positions.shape[0]), positions)
+        return jax.vmap(one)(keys, positions)
 
     def step(
         self, keys: Key[Array, " chains"], space: StateSpace, states: PyTree, parameters: PyTree

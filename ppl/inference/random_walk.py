@@ -29,7 +29,7 @@ class RandomWalk:
     target_accept: float = _OPTIMAL
 
     def warm(
-        self, key: Key[Array, ""], log_density: LogDensity, positions: Float[Array, "chains d"]
+        self, keys: Key[Array, " chains"], log_density: LogDensity, positions: Float[Array, "chains d"]
     ) -> tuple[PyTree, PyTree]:
         def one(key: Key[Array, ""], position: Float[Array, " d"]) -> Any:
             def step(key: Key[Array, ""], state: Any, factor: Float[Array, "d d"], scale: Float[Array, ""]) -> Any:
@@ -39,7 +39,7 @@ class RandomWalk:
             start = random_walk.init(position, log_density)
             return adapted_walk(key, step, start, position, self.warmup, self.target_accept)
 
-        return jax.vmap(one)(jax.random.split(key, positions.shape[0]), positions)
+        return jax.vmap(one)(keys, positions)
 
     def step(
         self, keys: Key[Array, " chains"], log_density: LogDensity, states: PyTree, parameters: PyTree
@@ -67,7 +67,7 @@ class Slice:
     width: float = 2.0
 
     def warm(
-        self, key: Key[Array, ""], log_density: LogDensity, positions: Float[Array, "chains d"]
+        self, keys: Key[Array, " chains"], log_density: LogDensity, positions: Float[Array, "chains d"]
     ) -> tuple[PyTree, PyTree]:
         def one(key: Key[Array, ""], position: Float[Array, " d"]) -> Any:
             def adapt(carry: Any, scanned: tuple[Key[Array, ""], Bool[Array, ""]]) -> tuple[Any, None]:
@@ -81,7 +81,7 @@ class Slice:
             (state, windowed), _ = jax.lax.scan(adapt, start, scanned)
             return state, {"factor": windowed.factor}
 
-        return jax.vmap(one)(jax.random.split(key, positions.shape[0]), positions)
+        return jax.vmap(one)(keys, positions)
 
     def step(
         self, keys: Key[Array, " chains"], log_density: LogDensity, states: PyTree, parameters: PyTree

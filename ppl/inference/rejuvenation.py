@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 from numpyro.distributions import Distribution
 
+from ppl.inference.batching import check_batch_size, mapped
 from ppl.inference.densities import LogDensity
 from ppl.inference.moves import Move, Shape, as_move
 from ppl.inference.program import Program, check_continuous
@@ -41,6 +42,8 @@ class Rejuvenation(Protocol):
     @property
     def resampling(self) -> str: ...
     @property
+    def batch_size(self) -> int | None: ...
+    @property
     def start(self) -> Mapping[str, Distribution] | None: ...
 
 
@@ -57,6 +60,7 @@ class Moved(NamedTuple):
 def check_rejuvenation(settings: Rejuvenation) -> None:
     """**Raises:** `ValueError` naming the setting that cannot be."""
     as_move(settings.kernel)
+    check_batch_size(settings.batch_size)
     for name, value in (("num_moves", settings.num_moves), ("max_moves", settings.max_moves)):
         if value is not None and value < 1:
             raise ValueError(f"{name}: at least one is wanted, got {value}")
@@ -116,7 +120,7 @@ def rejuvenated(
     length = settings.waste_free or 1
     resampler: Any = HOW[settings.resampling]
     ancestors = jnp.sort(resampler(key_resample, log_weights, num // length))
-    shapes = _shapes_of_others(particles, log_weights, ancestors)
+    shapes = shapes_of_others(particles, log_weights, ancestors)
     moved = _moved(key_move, log_density, settings, particles[ancestors], log_scale, shapes)
     return jnp.repeat(ancestors, length), moved
 
@@ -144,15 +148,18 @@ def _moved(
         def one(key: Key[Array, ""], state: Any, shape: Shape) -> tuple[Any, Array]:
             return move.step(key, log_density, state, scale, shape)
 
-        both = jax.vmap(jax.vmap(one, in_axes=(0, 0, None)))
-        moved = both(halves(jax.random.split(key, num)), jax.tree.map(halves, states), shapes)
+        def some(keys: Key[Array, " half"], states: Any, shape: Shape) -> tuple[Any, Array]:
+            return mapped(lambda key, state: one(key, state, shape), settings.batch_size, keys, states)
+
+        one_half = None if settings.batch_size is None else 1
+        moved = mapped(some, one_half, halves(jax.random.split(key, num)), jax.tree.map(halves, states), shapes)
         states, rates = jax.tree.map(lambda x: x.reshape(2 * half, *x.shape[2:])[:num], moved)
         rate = jnp.mean(rates)
         if move.target_accept is not None:
             log_scale = log_scale + _GAIN * (rate - move.target_accept)
         return states, log_scale, rate
 
-    first = jax.vmap(lambda x: move.start(log_density, x))(particles)
+    first = mapped(lambda x: move.start(log_density, x), settings.batch_size, particles)
     if settings.waste_free is not None:
 
         def keep(carry: tuple[Any, Array], key: Key[Array, ""]) -> tuple[tuple[Any, Array], tuple[Array, Array]]:
@@ -207,7 +214,7 @@ def _correlations(before: Any, after: Any) -> Float[Array, " columns"]:
     return jnp.sum(columns(before) * columns(after), axis=0)
 
 
-def _shapes_of_others(
+def shapes_of_others(
     particles: Float[Array, "n d"], log_weights: Float[Array, " n"], ancestors: Int[Array, " m"]
 ) -> Shape:
     """For the first half of the sorted `ancestors` the shape of the particles behind it, and the reverse; stacked.

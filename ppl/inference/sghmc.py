@@ -61,11 +61,11 @@ class SGHMC:
         return minibatches_of(program, "SGHMC")
 
     def warm(
-        self, key: Key[Array, ""], target: Minibatches, positions: Float[Array, "chains d"]
+        self, keys: Key[Array, " chains"], target: Minibatches, positions: Float[Array, "chains d"]
     ) -> tuple[PyTree, PyTree]:
-        key_momentum, key_warm = jax.random.split(key)
-        momenta = jax.random.normal(key_momentum, positions.shape, positions.dtype)
-        return warmed(self, key_warm, target, positions, (jnp.zeros_like(positions), momenta))
+        keys_momentum, keys_warm = jax.vmap(jax.random.split, out_axes=1)(keys)
+        momenta = jax.vmap(lambda key, like: jax.random.normal(key, like.shape, like.dtype))(keys_momentum, positions)
+        return warmed(self, keys_warm, target, positions, (jnp.zeros_like(positions), momenta))
 
     def step(
         self, keys: Key[Array, " chains"], target: Minibatches, states: PyTree, parameters: PyTree

@@ -68,9 +68,9 @@ class SGLD:
         return minibatches_of(program, "SGLD")
 
     def warm(
-        self, key: Key[Array, ""], target: Minibatches, positions: Float[Array, "chains d"]
+        self, keys: Key[Array, " chains"], target: Minibatches, positions: Float[Array, "chains d"]
     ) -> tuple[PyTree, PyTree]:
-        return warmed(self, key, target, positions, unmoved(positions))
+        return warmed(self, keys, target, positions, unmoved(positions))
 
     def step(
         self, keys: Key[Array, " chains"], target: Minibatches, states: PyTree, parameters: PyTree

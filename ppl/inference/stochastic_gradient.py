@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from ppl.inference.densities import guarded
 from ppl.inference.modes import curvature, mode_near
@@ -114,16 +114,16 @@ def slope_at(
 
 
 def warmed(
-    method: Any, key: Key[Array, ""], target: Minibatches, positions: Float[Array, "chains d"], states: PyTree
+    method: Any, keys: Key[Array, " chains"], target: Minibatches, positions: Float[Array, "chains d"], states: PyTree
 ) -> tuple[PyTree, Frame]:
     """States after the draws of the warm-up, and the coordinates of each chain, whose states begin at its centre."""
     # One chain after another: under vmap the line searches of all would wait for the slowest.
     frames = jax.lax.map(lambda start: framed(target, start, method.precondition), positions)
 
-    def step(states: PyTree, key: Key[Array, ""]) -> tuple[PyTree, None]:
-        return method.step(jax.random.split(key, positions.shape[0]), target, states, frames)[0], None
+    def step(states: PyTree, t: Int[Array, ""]) -> tuple[PyTree, None]:
+        return method.step(jax.vmap(jax.random.fold_in, (0, None))(keys, t), target, states, frames)[0], None
 
-    states, _ = jax.lax.scan(step, states, jax.random.split(key, method.warmup))
+    states, _ = jax.lax.scan(step, states, jnp.arange(method.warmup))
     return states, frames
 
 

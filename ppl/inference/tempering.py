@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 from numpyro.distributions import Distribution
 
+from ppl.inference.batching import mapped
 from ppl.inference.moves import Move, as_move
 from ppl.inference.posterior import Posterior
 from ppl.inference.program import Program
@@ -64,6 +65,7 @@ class TemperedSMC:
     - `start`: distributions by latent site to start from instead of the prior, which an improper prior needs; sites
       left out start from their prior. Particles are then weighed by prior times likelihood over start.
     - `resampling`: a name of `ppl.smc.policy.HOW`. `max_steps`: temperatures at most.
+    - `batch_size`: memory: how many particles are drawn, evaluated and moved at a time; all when left out.
 
     `infer(..., chains=R, draws=N)` makes R independent runs of N particles. Runs are weighted by their evidence, which
     is what makes the pooled particles proper: `log_weights` is constant within a run.
@@ -80,6 +82,7 @@ class TemperedSMC:
     waste_free: int | None = None
     start: Mapping[str, Distribution] | None = dataclasses.field(default=None, hash=False)
     resampling: str = "systematic"
+    batch_size: int | None = None
     max_steps: int = 300
 
     def __post_init__(self) -> None:
@@ -143,8 +146,8 @@ def _tempered(
 ) -> _Run:
     start = Start(program, given)
     key_init, key_run = jax.random.split(key)
-    particles = jax.vmap(start.draw)(jax.random.split(key_init, num))
-    log_ratio, bad = log_ratios(start, particles)
+    particles = mapped(start.draw, settings.batch_size, jax.random.split(key_init, num))
+    log_ratio, bad = log_ratios(start, particles, settings.batch_size)
     zeros = jnp.zeros(num, particles.dtype)
     first = _Carry(
         key=key_run,
@@ -171,7 +174,7 @@ def _tempered(
         ancestors, moved = rejuvenated(
             key_move, start.at(raised), settings, carry.particles, log_weights, carry.log_scale, num
         )
-        log_ratio, bad = log_ratios(start, moved.particles)
+        log_ratio, bad = log_ratios(start, moved.particles, settings.batch_size)
         scale = jnp.exp(moved.log_scale)
         row = jnp.stack([raised, size, increment, moved.acceptance, scale, moved.moves, moved.correlation])
         return _Carry(
@@ -239,9 +242,11 @@ def check_reached(exponents: Float[np.ndarray, " runs"], max_steps: int) -> None
         )
 
 
-def log_ratios(start: Start, particles: Float[Array, "n d"]) -> tuple[Float[Array, " n"], Int[Array, ""]]:
+def log_ratios(
+    start: Start, particles: Float[Array, "n d"], batch_size: int | None = None
+) -> tuple[Float[Array, " n"], Int[Array, ""]]:
     """Log ratio of joint to start at each particle, NaN as `-inf`, and how many were NaN."""
-    before, joint = jax.vmap(start.densities)(particles)
+    before, joint = mapped(start.densities, batch_size, particles)
     ratio = joint - before
     bad = jnp.isnan(ratio) | jnp.isposinf(ratio)
     return jnp.where(bad, -jnp.inf, ratio), jnp.sum(bad, dtype=jnp.int32)

@@ -8,7 +8,7 @@ import pytest
 from blackjax.diagnostics import ess_bulk
 
 from ppl.inference import HMC, MCLMC, MEADS, NUTS, ChEES, RandomWalk, Slice, infer
-from ppl.inference.chains import _advance
+from tests.inference.resuming import goes_on_alike
 
 Y = jnp.array([0.4, 1.9, 3.1, 0.2, 1.1])
 
@@ -77,27 +77,11 @@ def test_the_same_key_gives_the_same_draws_and_new_data_do_not_compile():
     assert not np.array_equal(first.unconstrained, other.unconstrained)
 
 
-def test_a_killed_run_goes_on_to_the_same_draws(tmp_path, monkeypatch):
-    method = NUTS(warmup=200)
-    options = {"method": method, "key": 5, "chains": 2, "draws": 100}
-    whole = infer(normal_gamma, Y, **options)
-    calls = []
-
-    def stops(*args):
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return _advance(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("ppl.inference.chains._advance", stops)
-        with pytest.raises(KeyboardInterrupt):
-            infer(normal_gamma, Y, checkpoint=tmp_path / "run", **options)
-    resumed = infer(normal_gamma, Y, checkpoint=tmp_path / "run", **options)
-    assert np.array_equal(whole.unconstrained, resumed.unconstrained)
-    assert np.array_equal(whole.stats["energy"], resumed.stats["energy"])
+def test_a_killed_run_goes_on_to_the_same_draws(tmp_path):
+    options = {"method": NUTS(warmup=200), "key": 5, "chains": 2, "draws": 100, "checkpoint": tmp_path / "run"}
+    goes_on_alike(normal_gamma, Y, **options)
     with pytest.raises(ValueError, match="checkpoint: .* is of another run; data was"):
-        infer(normal_gamma, Y + 1, checkpoint=tmp_path / "run", **options)
+        infer(normal_gamma, Y + 1, **options)
 
 
 def test_thinning_keeps_every_other_step():
@@ -110,7 +94,7 @@ def test_thinning_keeps_every_other_step():
 def test_settings_are_checked():
     for call, message in (
         (lambda: NUTS(target_accept=1.2), "target_accept: a probability"),
-        (lambda: NUTS(warmup=-1), "warmup: a number of steps"),
+        (lambda: NUTS(warmup=0), "warmup: at least one step"),
         (lambda: HMC(num_steps=0), "num_steps: at least one"),
         (lambda: infer(normal_gamma, Y, method=MEADS(), chains=6), "chains: MEADS wants a multiple"),
         (lambda: infer(normal_gamma, Y, method=ChEES(), chains=1), "chains: ChEES learns"),

@@ -9,8 +9,8 @@ import pytest
 from numpyro.diagnostics import effective_sample_size
 
 from ppl.inference import NUTS, SGHMC, SGLD, CyclicalSGLD, Program, TemperedSMC, infer
-from ppl.inference.chains import _advance
 from ppl.inference.stochastic_gradient import framed
+from tests.inference.resuming import goes_on_alike
 
 # A regression with known noise: correlated covariates, coefficients of different sizes and signs.
 SIZE, MINIBATCH, NOISE = 2000, 100, 1.5
@@ -117,25 +117,11 @@ def test_cycles_visit_both_modes_and_draw_from_each():
     assert post.stats["cycle"].max() == 99
 
 
-def test_steps_fall_as_stated_and_a_run_resumes(tmp_path, monkeypatch):
+def test_steps_fall_as_stated_and_a_run_resumes(tmp_path):
     method = SGLD(1e-5, decay=0.6, offset=50, num_steps=2, warmup=0, control_variates=False, precondition=False)
     options = {"method": method, "key": 7, "chains": 2, "draws": 20}
-    whole = infer(regression, X, Y, MINIBATCH, **options)
-    assert whole.stats["step_size"][0] == pytest.approx(1e-5 * (1 + 2 * np.arange(1, 21) / 50) ** -0.6, rel=1e-5)
-    calls = []
-
-    def stops(*args):
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return _advance(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("ppl.inference.chains._advance", stops)
-        with pytest.raises(KeyboardInterrupt):
-            infer(regression, X, Y, MINIBATCH, checkpoint=tmp_path / "run", **options)
-    resumed = infer(regression, X, Y, MINIBATCH, checkpoint=tmp_path / "run", **options)
-    assert np.array_equal(whole.unconstrained, resumed.unconstrained)
+    post = goes_on_alike(regression, X, Y, MINIBATCH, checkpoint=tmp_path / "run", **options)
+    assert post.stats["step_size"][0] == pytest.approx(1e-5 * (1 + 2 * np.arange(1, 21) / 50) ** -0.6, rel=1e-5)
 
 
 def local(y):
