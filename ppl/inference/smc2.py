@@ -17,12 +17,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
 from ppl import smc
+from ppl.inference.batching import check_batch_size, mapped
 from ppl.inference.densities import never_nan
 from ppl.inference.pmmh import accepted
 from ppl.inference.posterior import Posterior
 from ppl.inference.program import Program, check_continuous
 from ppl.inference.progress import progress
-from ppl.inference.rejuvenation import check_target_ess
+from ppl.inference.rejuvenation import check_target_ess, shapes_of_others
 from ppl.inference.runs import posterior_of_runs
 from ppl.inference.starts import check_start
 from ppl.inference.state_space import Particle, StateSpace, check_filter, with_paths
@@ -30,7 +31,7 @@ from ppl.smc.driver import maybe_resample
 from ppl.smc.resampling import multinomial, systematic
 from ppl.smc.steps import Weighted, reweigh
 from ppl.smc.variance import descend, found, relative_variance
-from ppl.smc.weights import ess, normalised
+from ppl.smc.weights import ess
 
 
 class _Filter(NamedTuple):
@@ -87,6 +88,7 @@ class SMC2:
             if value < 1:
                 raise ValueError(f"{name}: at least one is wanted, got {value}")
         check_target_ess(self.target_ess)
+        check_batch_size(self.batch_size)
 
     def run(self, key: Key[Array, ""], program: Program, *, chains: int, draws: int, show_progress: bool) -> Posterior:
         """`chains` runs of `draws` parameter particles; see `ppl.infer`."""
@@ -165,7 +167,7 @@ def _started(key: Key[Array, ""], space: StateSpace, settings: SMC2, num: int, i
         theta = space.parameters(space.program.prior_draw(key_prior))
         return theta, space.log_prior(theta), _begin(key_filter, space, settings, theta, inner)
 
-    return _Swarm(*_mapped(one, settings, jax.random.split(key, num)))
+    return _Swarm(*mapped(one, settings.batch_size, jax.random.split(key, num)))
 
 
 @eqx.filter_jit
@@ -178,7 +180,7 @@ def _advanced(
         return _advance(key, space, settings, theta, state, inputs, t)
 
     keys = jax.random.split(key, swarm.theta.shape[0])
-    filters = _mapped(one, settings, keys, swarm.theta, swarm.filters)
+    filters = mapped(one, settings.batch_size, keys, swarm.theta, swarm.filters)
     dead = jnp.isneginf(filters.log_likelihood)  # it may have been so before, and the difference is then NaN
     return swarm._replace(filters=filters), jnp.where(
         dead, -jnp.inf, filters.log_likelihood - swarm.filters.log_likelihood
@@ -199,12 +201,10 @@ def _rejuvenated(
     num, size = swarm.theta.shape
     inner = swarm.filters.weighted.log_weights.shape[1]
     key_resample, key_moves = jax.random.split(key)
-    weights = normalised(log_weights)
-    apart = swarm.theta - weights @ swarm.theta
-    covariance = (apart * weights[:, None]).T @ apart
-    factor = jnp.linalg.cholesky(covariance + 1e-6 * jnp.diag(jnp.diagonal(covariance) + 1e-12))
+    ancestors = systematic(key_resample, log_weights, num)  # sorted
+    factors = shapes_of_others(swarm.theta, log_weights, ancestors).factor
+    second = (jnp.arange(num) >= -(-num // 2))[:, None]
     scale = 2.38 / size**0.5
-    ancestors = systematic(key_resample, log_weights, num)
     genealogy = descend(genealogy, log_weights, ancestors, jnp.zeros(num))
     swarm = jax.tree.map(lambda leaf: leaf[ancestors], swarm)
 
@@ -213,8 +213,9 @@ def _rejuvenated(
 
     def move(swarm: _Swarm, key: Key[Array, ""]) -> tuple[_Swarm, Float[Array, ""]]:
         key_noise, key_filter, key_accept = jax.random.split(key, 3)
-        theta = swarm.theta + scale * jax.random.normal(key_noise, (num, size), swarm.theta.dtype) @ factor.T
-        log_prior, filters = _mapped(visit, settings, jax.random.split(key_filter, num), theta)
+        noise = jax.random.normal(key_noise, (num, size), swarm.theta.dtype)
+        theta = swarm.theta + scale * jnp.where(second, noise @ factors[1].T, noise @ factors[0].T)
+        log_prior, filters = mapped(visit, settings.batch_size, jax.random.split(key_filter, num), theta)
         there = _Swarm(theta, log_prior, filters)
         accept, rate = accepted(key_accept, _log_target(there) - _log_target(swarm))
 
@@ -236,7 +237,7 @@ def _exchanged(
     def one(key: Key[Array, ""], theta: Float[Array, " p"]) -> _Filter:
         return _run_to(key, space, settings, theta, inner, t)
 
-    filters = _mapped(one, settings, jax.random.split(key, swarm.theta.shape[0]), swarm.theta)
+    filters = mapped(one, settings.batch_size, jax.random.split(key, swarm.theta.shape[0]), swarm.theta)
     return swarm._replace(filters=filters), filters.log_likelihood - swarm.filters.log_likelihood
 
 
@@ -256,14 +257,7 @@ def _paths(key: Key[Array, ""], space: StateSpace, settings: SMC2, swarm: _Swarm
         initial = jax.tree.map(lambda leaf: leaf[final][None], state.weighted.state.initial)
         return space.flat(theta, Particle((), values, initial))
 
-    return _mapped(one, settings, jax.random.split(key, swarm.theta.shape[0]), swarm.theta, swarm.filters)
-
-
-def _mapped(one: Any, settings: SMC2, *arguments: PyTree) -> Any:
-    """`one` for every parameter particle, `batch_size` at a time."""
-    if settings.batch_size is None:
-        return jax.vmap(one)(*arguments)
-    return jax.lax.map(lambda packed: one(*packed), arguments, batch_size=settings.batch_size)
+    return mapped(one, settings.batch_size, jax.random.split(key, swarm.theta.shape[0]), swarm.theta, swarm.filters)
 
 
 def _log_target(swarm: _Swarm) -> Float[Array, " m"]:
