@@ -1,11 +1,15 @@
 """PMMH, particle Gibbs and SMC^2 against the posterior by quadrature with exact Kalman likelihoods."""
 
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 from blackjax.diagnostics import ess_bulk
 
+import ppl
 from ppl.inference import PMMH, SMC2, ParticleGibbs, infer
 from ppl.smc import Policy, optimal_transport
+from tests.inference.resuming import goes_on_alike
 from tests.inference.test_state_space import LGSSM, Y, linear_gaussian
 
 EXACT = LGSSM["parameter_posterior_quadrature"]
@@ -44,6 +48,19 @@ def test_chains_have_the_posterior(method, draws):
     # The states, too: their posterior mean is near the smoother's at parameters near the posterior mean.
     path = post.mean()["x"]
     assert np.corrcoef(path, SMOOTHED["smoothed_mean"][1:])[0, 1] > 0.9
+
+
+def rising(y):
+    """A short random walk of unknown steps, seen with noise."""
+    sd = numpyro.sample("sd", dist.HalfNormal(1))
+    ppl.markov("x", dist.Normal(0, 1), lambda x: dist.Normal(x, sd), lambda x: dist.Normal(x, 0.5), y)
+
+
+@pytest.mark.parametrize(
+    "method", [PMMH(num_particles=5, warmup=10), ParticleGibbs(num_particles=5, warmup=10)], ids=["pmmh", "gibbs"]
+)
+def test_chains_of_paths_go_on_after_a_stop(method, tmp_path):
+    goes_on_alike(rising, Y[:4], method=method, key=4, chains=2, draws=20, checkpoint=tmp_path / "run")
 
 
 def _smc2_is_right(post, runs):
