@@ -1,10 +1,12 @@
 """Hamiltonian Monte Carlo: NUTS and HMC with Stan's warm-up, each chain adapted by itself. Kernels are blackjax's."""
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import blackjax
 import jax
+import jax.numpy as jnp
 from blackjax.adaptation.base import get_filter_adapt_info_fn
 from jaxtyping import Array, Float, Key, PyTree, Shaped
 
@@ -42,7 +44,7 @@ class NUTS:
     def step(
         self, keys: Key[Array, " chains"], log_density: LogDensity, states: PyTree, parameters: PyTree
     ) -> tuple[PyTree, Float[Array, "chains d"], dict[str, Shaped[Array, " chains"]]]:
-        kernel = blackjax.nuts.build_kernel()
+        kernel = without_overflow(blackjax.nuts).build_kernel()
 
         def one(key: Any, state: Any, parameters: Any) -> Any:
             return kernel(
@@ -88,7 +90,7 @@ class HMC:
     def step(
         self, keys: Key[Array, " chains"], log_density: LogDensity, states: PyTree, parameters: PyTree
     ) -> tuple[PyTree, Float[Array, "chains d"], dict[str, Shaped[Array, " chains"]]]:
-        kernel = blackjax.hmc.build_kernel()
+        kernel = without_overflow(blackjax.hmc).build_kernel()
 
         def one(key: Any, state: Any, parameters: Any) -> Any:
             matrix = parameters["inverse_mass_matrix"]
@@ -111,6 +113,28 @@ def hamiltonian_stats(
     }
 
 
+def without_overflow(algorithm: Any) -> Any:
+    """`algorithm` (`blackjax.hmc` or `blackjax.nuts`), whose kernel refuses proposals of energy `-inf`.
+
+    Where the gradient is near the largest float, the products that a dense metric sums to the kinetic energy overflow
+    to both signs, and their sum can be `-inf`: a proposal of log density -1e38 would always be accepted.
+    """
+
+    def build_kernel(*settings: Any, **options: Any) -> Any:
+        kernel = algorithm.build_kernel(*settings, **options)
+
+        def step(key: Key[Array, ""], state: Any, *rest: Any, **named: Any) -> Any:
+            moved, info = kernel(key, state, *rest, **named)
+            bad = jnp.isneginf(info.energy)
+            rate = jnp.where(bad, 0.0, info.acceptance_rate)
+            kept = jax.tree.map(lambda new, old: jnp.where(bad, old, new), moved, state)
+            return kept, info._replace(acceptance_rate=rate)
+
+        return step
+
+    return SimpleNamespace(init=algorithm.init, build_kernel=build_kernel)
+
+
 def check_adaptation(warmup: int, target_accept: float) -> None:
     """**Raises:** `ValueError` for no warm-up, in which the step size is found, or a target outside (0, 1)."""
     if warmup < 1:
@@ -128,7 +152,7 @@ def _adapted(
     options: dict[str, Any],
 ) -> tuple[PyTree, PyTree]:
     adaptation = blackjax.window_adaptation(
-        algorithm,
+        without_overflow(algorithm),
         log_density,
         is_mass_matrix_diagonal=not method.dense_mass,
         target_acceptance_rate=method.target_accept,

@@ -13,6 +13,7 @@ from blackjax.mcmc import hmc, nuts, random_walk, slice
 from jaxtyping import Array, Float, Key
 
 from ppl.inference.densities import LogDensity
+from ppl.inference.hmc import without_overflow
 
 # Log of the smallest step size of a particle over the common one.
 _SMALLEST = -6.0
@@ -131,7 +132,7 @@ class HMCMove:
         key_jitter, key_step = jax.random.split(key)
         u, small = jax.random.uniform(key_jitter, (2,))
         jittered = scale * jnp.where(small < 0.5, jnp.exp(_SMALLEST * u), 0.8 + 0.4 * u)
-        kernel: Any = hmc.build_kernel()
+        kernel: Any = without_overflow(hmc).build_kernel()
         state, info = kernel(key_step, state, log_density, jittered, metric, self.num_steps)
         return state, jnp.where(jnp.isnan(info.acceptance_rate), 0, info.acceptance_rate)
 
