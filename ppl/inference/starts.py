@@ -53,8 +53,8 @@ def usable_points(key: Key[Array, ""], program: Program, num: int) -> tuple[Floa
             point = draw(attempt)
             return attempt + 1, point, usable(point)
 
-        first = draw(jnp.asarray(0))
-        start = (jnp.asarray(1), first, usable(first))
+        # The first point is drawn inside the loop, too, so that the gradient is compiled once.
+        start = (jnp.asarray(0), jnp.zeros(size), jnp.asarray(False))
         _, point, good = jax.lax.while_loop(lambda c: ~c[2] & (c[0] < _TRIES), again, start)
         return point, good
 
@@ -84,11 +84,15 @@ class Start:
         return self.program.prior_draw(key_prior, {name: jnp.asarray(value) for name, value in values.items()})
 
     def densities(self, flat: Float[Array, " d"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """The log density of the start, and of the joint, at an unconstrained vector."""
+        """The log density of the start, and the log ratio of the joint to it, at an unconstrained vector.
+
+        The ratio to the prior is the likelihood itself: as a difference, it would be lost beside a large prior density.
+        """
         prior, likelihood = self.program.log_densities(flat)
         if not self.distributions:
-            return prior, prior + likelihood
-        return self.program.log_prior_with(flat, self.distributions), prior + likelihood
+            return prior, likelihood
+        start = self.program.log_prior_with(flat, self.distributions)
+        return start, prior + likelihood - start
 
     def log_correction(self, flat: Float[Array, " d"]) -> Float[Array, ""]:
         """The log density of the prior over that of the start, at an unconstrained vector."""
@@ -99,8 +103,8 @@ class Start:
         """The log density of the tempered target, NaN as `-inf`."""
 
         def value(flat: Float[Array, " d"]) -> Float[Array, ""]:
-            start, joint = self.densities(flat)
-            return start + exponent * (joint - start)
+            start, log_ratio = self.densities(flat)
+            return start + exponent * log_ratio
 
         return guarded(value)
 

@@ -246,7 +246,6 @@ def log_ratios(
     start: Start, particles: Float[Array, "n d"], batch_size: int | None = None
 ) -> tuple[Float[Array, " n"], Int[Array, ""]]:
     """Log ratio of joint to start at each particle, NaN as `-inf`, and how many were NaN."""
-    before, joint = mapped(start.densities, batch_size, particles)
-    ratio = joint - before
+    _, ratio = mapped(start.densities, batch_size, particles)
     bad = jnp.isnan(ratio) | jnp.isposinf(ratio)
     return jnp.where(bad, -jnp.inf, ratio), jnp.sum(bad, dtype=jnp.int32)
