@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from scipy import stats as distributions
 
+from ppl.inference.convergence import convergence
+
 # Of the log likelihood: 1 to 1.7 costs least (Doucet, Pitt, Deligiannidis & Kohn 2015).
 _NOISE = 2.0
 _R_HAT, _ESS_PER_CHAIN, _E_BFMI, _K_HAT, _ACCEPTANCE = 1.01, 100, 0.3, 0.7, 0.1
@@ -55,8 +57,6 @@ def e_bfmi(energy: Float[np.ndarray, "chains draws"]) -> Float[np.ndarray, " cha
 
 
 def _of_chains(unconstrained: np.ndarray, stats: Mapping[str, np.ndarray]) -> list[Advice]:
-    import blackjax.diagnostics as diagnostics
-
     chains, num, _ = unconstrained.shape
     if (
         num < 4
@@ -68,13 +68,13 @@ def _of_chains(unconstrained: np.ndarray, stats: Mapping[str, np.ndarray]) -> li
     if "k_hat" in stats:  # independent draws of an approximation: nothing to converge
         return []
     found = []
-    r_hat = float(np.max(diagnostics.rhat(unconstrained))) if chains > 1 else np.nan
+    sizes, r_hats = convergence(unconstrained)
+    r_hat, bulk = float(np.max(r_hats)), float(np.min(sizes))
     if r_hat > _R_HAT:
         advice = (
             f"above {_R_HAT}, chains have not found one distribution; run longer, reparametrise, or try TemperedSMC"
         )
         found.append(Advice("r_hat", r_hat, advice))
-    bulk = float(np.min(diagnostics.ess_bulk(unconstrained)))
     if bulk < _ESS_PER_CHAIN * chains:
         advice = f"fewer than {_ESS_PER_CHAIN} effective draws a chain; take more draws, intervals are noisy"
         found.append(Advice("ess_bulk", bulk, advice))

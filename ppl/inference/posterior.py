@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from ppl import arviz_adapter
 from ppl.files import replacing
+from ppl.inference.convergence import convergence
 from ppl.inference.diagnosis import Advice, diagnose
 from ppl.inference.evaluation import (
     constrained_draws,
@@ -101,23 +102,25 @@ class Posterior:
 
     def summary(self, level: float = 0.9) -> pd.DataFrame:
         """A row for each scalar: mean, sd, an equal-tailed interval, and (without weights) MCSE, bulk ESS and R-hat."""
-        import blackjax.diagnostics as diagnostics
-
         if not 0 < level < 1:
             raise ValueError(f"level: a probability strictly between 0 and 1 is wanted, got {level!r}")
         ends = ((1 - level) / 2, (1 + level) / 2)
+        components = scalars(self.draws)
+        sizes, r_hats = np.zeros(0), np.zeros(0)
+        chains_tell = self.log_weights is None and self.num_draws >= 4
+        if chains_tell:
+            sizes, r_hats = convergence(np.stack(list(components.values()), axis=-1))
         weights, rows = self.weights().ravel(), []
-        for label, value in scalars(self.draws).items():
+        for i, (label, value) in enumerate(components.items()):
             scalar = value.astype(np.float64)
             mean = float(weights @ scalar.ravel())
             sd = float(np.sqrt(weights @ (scalar.ravel() - mean) ** 2))
             low, high = _weighted_quantiles(scalar.ravel(), weights, ends)
             row = {"site": label, "mean": mean, "sd": sd, f"{ends[0]:.1%}": low, f"{ends[1]:.1%}": high}
-            if self.log_weights is None and self.num_draws >= 4:
-                size = float(diagnostics.ess_bulk(scalar)) if sd > 0 else np.nan
-                row |= {"mcse_mean": sd / np.sqrt(size), "ess_bulk": size}
+            if chains_tell:
+                row |= {"mcse_mean": sd / np.sqrt(sizes[i]), "ess_bulk": sizes[i]}
                 if self.num_chains > 1:
-                    row["r_hat"] = float(diagnostics.rhat(scalar)) if sd > 0 else np.nan
+                    row["r_hat"] = r_hats[i]
             rows.append(row)
         return pd.DataFrame(rows).set_index("site")
 

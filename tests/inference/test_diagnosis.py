@@ -1,5 +1,6 @@
 """Advice about runs and moves of particles: given where it should be, and only there."""
 
+import blackjax.diagnostics as diagnostics
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from scipy import stats
 
 from ppl.inference import TemperedSMC, infer
+from ppl.inference.convergence import convergence
 from ppl.inference.diagnosis import diagnose
 
 
@@ -70,3 +72,15 @@ def test_advice_follows_a_run():
     smooth = infer(spike, jnp.asarray(-40.0), **options)
     assert smooth.diagnose() == []
     assert smooth.attrs["kernel"] == "HMCMove"
+
+
+def test_convergence_is_blackjaxs_for_all_scalars_at_once():
+    noise = np.random.default_rng(0).normal(size=(4, 200, 3))
+    draws = noise + 0.1 * noise.cumsum(axis=1)
+    draws[..., 1] = 2.0
+    size, r_hat = convergence(draws)
+    assert np.isnan([size[1], r_hat[1]]).all()
+    for i in (0, 2):
+        assert size[i] == pytest.approx(float(diagnostics.ess_bulk(draws[..., i])), rel=1e-4)
+        assert r_hat[i] == pytest.approx(float(diagnostics.rhat(draws[..., i])), rel=1e-4)
+    assert np.isnan(convergence(draws[:1])[1]).all()
