@@ -12,7 +12,14 @@ import ppl
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
+# What they run takes longer than to compile it.
+LONG = ("dynamic_sampling_kazdan2025.py", "clt_evals_bowyer2025.py", "privacy_zanella2022.py")
+LONG += ("state-space.md", "tutorial.md", "sbc.md", "risk-privacy.md")
 BLOCK = re.compile(r"^```python[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def cases(paths):
+    return [pytest.param(path, id=path.name, marks=[pytest.mark.runs_long] * (path.name in LONG)) for path in paths]
 
 
 def blocks(page):
@@ -21,7 +28,7 @@ def blocks(page):
     return ["\n" * text[: match.start(1)].count("\n") + match.group(1) for match in BLOCK.finditer(text)]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", cases(page for page in PAGES if blocks(page)))
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__main__"}
@@ -29,7 +36,7 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
         exec(compile(block, str(page), "exec"), namespace)
 
 
-@pytest.mark.parametrize("script", EXAMPLES, ids=lambda script: script.name)
+@pytest.mark.parametrize("script", cases(EXAMPLES))
 def test_an_example_runs(script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", [str(script)])

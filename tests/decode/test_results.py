@@ -10,6 +10,8 @@ from ppl.decode.results import ANSWER_COLUMNS
 from ppl.intervals import beta_interval, mean_interval
 from tests.decode.toys import attempts
 
+pytestmark = pytest.mark.runs_long
+
 
 def answers(correct, *, method="best_of_n", **columns):
     """A table of answers, one a problem, with plain values for what is not given."""

@@ -9,6 +9,8 @@ from scipy.special import betaln, gammaln
 
 from ppl.inference import IBIS, infer
 
+pytestmark = pytest.mark.runs_long
+
 RUNS = 20
 # Sorted: the first observations say the opposite of the last, and particles have to travel.
 HEADS = np.array([0] * 12 + [1, 0] * 4 + [1] * 30, np.float32)

@@ -12,6 +12,8 @@ from ppl.smc import Policy, optimal_transport
 from tests.inference.resuming import goes_on_alike
 from tests.inference.test_state_space import LGSSM, Y, linear_gaussian
 
+pytestmark = pytest.mark.runs_long
+
 EXACT = LGSSM["parameter_posterior_quadrature"]
 SMOOTHED = LGSSM["at_first_setting"]
 

@@ -6,6 +6,8 @@ import pytest
 from ppl.inference import PersistentSMC, infer
 from tests.inference.targets import TARGETS
 
+pytestmark = pytest.mark.runs_long
+
 RUNS = 20
 
 

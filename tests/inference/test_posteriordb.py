@@ -8,6 +8,8 @@ from blackjax.diagnostics import ess_bulk
 from ppl.inference import NUTS, TemperedSMC, infer
 from tests.inference.posteriors import LOG_EVIDENCE, MODELS, data, reference, scalar
 
+pytestmark = pytest.mark.runs_long
+
 QUICK = ("eight_schools", "arma", "arK", "sblrc", "kidiq", "gauss_mix")
 QUICK_SMC = ("eight_schools", "sblrc")
 # What to start from where a prior is improper: wider than the posterior, and not centred at it.

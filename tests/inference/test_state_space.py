@@ -37,6 +37,7 @@ def linear_gaussian(y):
     )
 
 
+@pytest.mark.runs_long
 @pytest.mark.parametrize("kind", ["bootstrap", "guided", "auxiliary"])
 @pytest.mark.parametrize("setting", [0, 2])
 def test_the_likelihood_is_kalmans(kind, setting):
@@ -62,6 +63,7 @@ def test_a_better_proposal_is_less_noisy():
     assert spread["guided"] < spread["bootstrap"] / 4  # measured for this table: 0.09 and 1.5
 
 
+@pytest.mark.runs_long
 def test_filtered_and_smoothed_moments_are_kalmans():
     exact, moments = LGSSM["exact"][0], LGSSM["at_first_setting"]
     parameters = {name: exact[name] for name in ("rho", "var_x", "var_y")}

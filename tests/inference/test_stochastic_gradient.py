@@ -12,6 +12,8 @@ from ppl.inference import NUTS, SGHMC, SGLD, CyclicalSGLD, Program, TemperedSMC,
 from ppl.inference.stochastic_gradient import framed
 from tests.inference.resuming import goes_on_alike
 
+pytestmark = pytest.mark.runs_long
+
 # A regression with known noise: correlated covariates, coefficients of different sizes and signs.
 SIZE, MINIBATCH, NOISE = 2000, 100, 1.5
 _RNG = np.random.default_rng(0)

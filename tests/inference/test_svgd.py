@@ -8,6 +8,8 @@ import pytest
 
 from ppl.inference import SVGD, infer
 
+pytestmark = pytest.mark.runs_long
+
 MEAN = np.array([1.0, -3.0, 0.5], np.float32)
 COVARIANCE = np.array([[1.0, 0.7, 0.0], [0.7, 2.0, -0.4], [0.0, -0.4, 0.5]], np.float32)
 

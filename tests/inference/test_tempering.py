@@ -20,6 +20,7 @@ def run_wise(post):
     return np.asarray(post.stats["run_log_evidence"], np.float64)
 
 
+@pytest.mark.runs_long
 @pytest.mark.parametrize(
     "name",
     [

@@ -6,6 +6,8 @@ from scipy import optimize, sparse, stats
 from ppl.risk.quantile_aggregation import fit_aggregation
 from ppl.risk.quantiles import isotonic_quantiles, weighted_interval_score
 
+pytestmark = pytest.mark.runs_long
+
 LEVELS = np.array([0.05, 0.25, 0.5, 0.75, 0.95])
 
 

@@ -10,6 +10,8 @@ from scipy import integrate, stats
 from ppl.risk.resampling_value import _reward, acceptance_value, attempt_grid, beta_population, resampling_value
 from ppl.risk.verifiers import VerifierPosterior, verifier
 
+pytestmark = pytest.mark.runs_long
+
 EASY_HARD = {"success": np.array([0.87, 0.13]), "weights": np.array([0.58, 0.42])}
 
 

@@ -117,6 +117,7 @@ def test_small_false_acceptance_keeps_its_digits():
     assert 0.5 < worth.estimate("ceiling").mean < 1
 
 
+@pytest.mark.runs_long
 def test_coverage_of_checked_answers_by_problem():
     # HumanEval+ in small: 60 problems, 20 attempts, a of them accepted, of these b right, less where a is low.
     rng = np.random.default_rng(7)
