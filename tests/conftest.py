@@ -6,11 +6,10 @@ from importlib.metadata import version
 # Two CPU devices, so that code that shards or `pmap`s is exercised on any machine. Two thirds of the tests' time goes
 # into LLVM, for programs that mostly run once: they are compiled without optimisation, and those of tests marked
 # `runs_long` at level 1. (A level already named holds for all.)
-_LEVEL_IS_GIVEN = "xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", "")
 flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
-if not _LEVEL_IS_GIVEN:
+if "xla_backend_optimization_level" not in flags:
     flags += " --xla_backend_optimization_level=1"
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # child processes too
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for workers and child processes, too
     # A third less time in the compiler. Later versions have no such flag, and end the process at one they do not know.
     if version("jaxlib").startswith("0.10."):
         flags += " --xla_cpu_use_fusion_emitters=false"
@@ -38,7 +37,7 @@ hypothesis.settings.load_profile("ppl")
 @pytest.hookimpl(tryfirst=True)  # before fixtures of the module, which compile too
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Compile without optimisation, but for tests that spend their time in what was compiled."""
-    if not _LEVEL_IS_GIVEN:
+    if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1":
         runs_long = item.get_closest_marker("runs_long") is not None
         jax.config.update("jax_disable_most_optimizations", not runs_long)
 

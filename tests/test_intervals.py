@@ -9,6 +9,8 @@ from scipy import integrate, stats
 
 from ppl.intervals import beta_interval, mean_interval
 
+pytestmark = pytest.mark.runs_long
+
 
 def coverage(theta, num, level, prior):
     """Exact chance, over binomial counts, that the interval holds the probability it estimates."""

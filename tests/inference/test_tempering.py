@@ -12,6 +12,8 @@ from ppl.inference.tempering import next_exponent
 from ppl.smc.weights import ess
 from tests.inference.targets import TARGETS
 
+pytestmark = pytest.mark.runs_long
+
 RUNS = 20
 
 
@@ -20,7 +22,6 @@ def run_wise(post):
     return np.asarray(post.stats["run_log_evidence"], np.float64)
 
 
-@pytest.mark.runs_long
 @pytest.mark.parametrize(
     "name",
     [

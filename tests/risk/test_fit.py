@@ -15,6 +15,8 @@ from ppl.risk.fit import fit
 from ppl.risk.pass_at import pass_at_k
 from ppl.risk.stacking import LINE_PRIOR
 
+pytestmark = pytest.mark.runs_long
+
 # Three of the twelve (alpha, beta) that SABER fits (arXiv 2601.22636, table 1): the least beta, one between, the most.
 SABER = [(0.15, 0.007), (0.4, 4.0), (1.0, 60.0)]
 PROBLEMS, TRIALS, SETS = 100, 20, 40

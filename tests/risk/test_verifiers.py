@@ -8,6 +8,8 @@ from ppl.risk.prevalence import judged_accuracy
 from ppl.risk.results import DrawsResult
 from ppl.risk.verifiers import ceiling, ceiling_from_counts, check_counts, verifier
 
+pytestmark = pytest.mark.runs_long
+
 
 def covered(result, name, truth, level=0.9):
     lower, upper = result.estimate(name, level).interval
@@ -117,7 +119,6 @@ def test_small_false_acceptance_keeps_its_digits():
     assert 0.5 < worth.estimate("ceiling").mean < 1
 
 
-@pytest.mark.runs_long
 def test_coverage_of_checked_answers_by_problem():
     # HumanEval+ in small: 60 problems, 20 attempts, a of them accepted, of these b right, less where a is low.
     rng = np.random.default_rng(7)
