@@ -126,11 +126,11 @@ class SMC2:
         tick()
         for t in range(1, space.parts.length + 1):
             key_move, key_exchange, key_step = jax.random.split(jax.random.fold_in(key_run, t), 3)
-            accepted, added, before = np.nan, 0.0, jnp.asarray(t - 1)
+            acceptance, added, before = np.nan, 0.0, jnp.asarray(t - 1)
             if float(ess(log_weights)) < self.target_ess * num:
                 swarm, genealogy, rate = _rejuvenated(key_move, space, self, swarm, log_weights, genealogy, before)
-                log_weights, accepted = jnp.zeros(num), float(rate)
-                if accepted < self.min_acceptance and 2 * inner <= self.max_particles:
+                log_weights, acceptance = jnp.zeros(num), float(rate)
+                if acceptance < self.min_acceptance and 2 * inner <= self.max_particles:
                     inner *= 2
                     swarm, ratio = _exchanged(key_exchange, space, self, swarm, inner, before)
                     log_weights, exchange = _weighed(log_weights, ratio)
@@ -142,7 +142,7 @@ class SMC2:
                     f"model: at step {t} no parameter particle has a filter of finite likelihood; take more draws, or "
                     "num_particles, or a guided filter"
                 )
-            rows.append((float(increment) + added, float(ess(log_weights)), accepted, inner))
+            rows.append((float(increment) + added, float(ess(log_weights)), acceptance, inner))
             tick()
         variance = float(relative_variance(genealogy, log_weights))
         flat = _paths(key_path, space, self, swarm)
