@@ -49,14 +49,15 @@ def config(vocab_size: int, *, num_labels: int = 0) -> DecoderConfig:
 def optimizer() -> optax.GradientTransformation:
     """Muon for matrices, Adam for the rest; the rate is injected, because it follows the clock."""
 
-    def is_matrix(path, leaf) -> bool:
-        name = jax.tree_util.keystr(path)
-        return leaf.ndim == 2 and "embed" not in name and "score" not in name
+    # Maps that the decoder holds as one array are orthogonalised apart: queries, keys and values, the gate.
+    axes = {"'qkv'": (0, (1, 3)), "'up'": (0, 2), "'out'": (0, 1), "'down'": (0, 1)}
 
     def dimensions(params):
-        return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: optax.contrib.MuonDimensionNumbers() if is_matrix(path, leaf) else None, params
-        )
+        def of(path, _):
+            name = jax.tree_util.keystr(path)
+            return next((optax.contrib.MuonDimensionNumbers(*at) for key, at in axes.items() if key in name), None)
+
+        return jax.tree_util.tree_map_with_path(of, params)
 
     def build(learning_rate):
         muon = optax.contrib.muon(

@@ -1,20 +1,54 @@
-"""The configuration of a decoder, as Hugging Face's `config.json` for Llama-shaped models names it."""
+"""The configuration of a decoder: what the families of public checkpoints differ in, as fields of one dataclass."""
 
-import json
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+import math
+from dataclasses import dataclass
+from typing import Literal
 
-_MAY_BE_ZERO = ("bos_token_id", "eos_token_id", "pad_token_id", "num_labels")
-# What Llama-shaped configurations may also ask for, and the one value of each that the decoder computes.
-_FIXED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "rope_scaling": None}
+_ABOVE_ZERO = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "max_position_embeddings", "norm_eps", "rope_theta", "rope_local_theta", "head_dim",
+    "attention_softcap", "logit_softcap", "query_scale",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How rotary positions were stretched after training.
+
+    `"linear"` divides every frequency by `factor`; `"llama3"` divides those whose wave is longer than
+    `original_length / low` tokens, keeps those shorter than `original_length / high`, and goes from one to the other
+    between (Llama 3.1).
+    """
+
+    kind: Literal["linear", "llama3"]
+    factor: float
+    low: float = 1.0
+    high: float = 4.0
+    original_length: int = 8192
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Shape of a decoder-only transformer (RMSNorm, rotary positions, SwiGLU, tied embeddings).
+    """Shape and parts of a decoder-only transformer; the defaults are Llama's with tied embeddings.
 
-    Field names are those of `transformers.LlamaConfig`, so that `config.json` is read without a mapping.
-    `num_labels` > 0 adds a score head (a reward model) in the place of the language-model head.
+    - `model_type`: the family's name in Hugging Face's `config.json`, which says how the folder is written;
+    - `head_dim`: by default `hidden_size / num_attention_heads`;
+    - `norm`: `"rms"`, `"rms_plus_one"` (Gemma: the weight is one plus what is stored), `"layer"` (with a bias);
+    - `activation`, `gated`: the feed-forward layer, `down(act(gate(x)) * up(x))` or `down(act(up(x)))`;
+    - `qkv_bias`, `out_bias`, `mlp_bias`: which linear maps have biases; `qk_norm`: RMSNorm of each query and key head;
+    - `post_norms`: a norm after each block, too (Gemma);
+    - `embedding_scale`: what embeddings are multiplied by; `learned_positions`: absolute ones, none rotary (GPT-2);
+    - `rope_theta`, `rope_scaling`: of layers that see everything; `rope_local_theta`: of layers with a window, where
+      it differs (Gemma 3);
+    - `windows`: a layer's sliding window in tokens, itself included, or None; empty means none anywhere;
+    - `query_scale`: of the products of queries and keys, by default `head_dim ** -0.5`; `attention_softcap`,
+      `logit_softcap`: `cap tanh(x / cap)` of them and of the logits (Gemma 2);
+    - `tie_word_embeddings`: is the language-model head the embedding;
+    - `eos_token_id`: one or several; `bos_token_id`, `pad_token_id`: None where the family has none;
+    - `num_labels`: above 0, a score head takes the place of the language-model head: linear, with a bias if
+      `score_bias`, after a layer of the same width and a ReLU if `score_hidden` (Qwen2.5-Math-PRM).
+
+    **Raises:** `ValueError` naming the field that is out of range.
     """
 
     vocab_size: int
@@ -24,76 +58,63 @@ class DecoderConfig:
     num_attention_heads: int
     num_key_value_heads: int
     max_position_embeddings: int
-    rms_norm_eps: float = 1e-6
+    head_dim: int = 0
+    model_type: str = "llama"
+    norm: Literal["rms", "rms_plus_one", "layer"] = "rms"
+    norm_eps: float = 1e-6
+    activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
+    gated: bool = True
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    post_norms: bool = False
+    embedding_scale: float = 1.0
+    learned_positions: bool = False
     rope_theta: float = 10000.0
-    bos_token_id: int = 1
-    eos_token_id: int = 2
-    pad_token_id: int = 0
+    rope_scaling: RopeScaling | None = None
+    rope_local_theta: float | None = None
+    windows: tuple[int | None, ...] = ()
+    query_scale: float | None = None
+    attention_softcap: float | None = None
+    logit_softcap: float | None = None
+    tie_word_embeddings: bool = True
+    bos_token_id: int | None = 1
+    eos_token_id: int | tuple[int, ...] = 2
+    pad_token_id: int | None = 0
     num_labels: int = 0
+    score_bias: bool = False
+    score_hidden: bool = False
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if name not in _MAY_BE_ZERO and not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value}")
+        if not self.head_dim and self.hidden_size > 0 and self.num_attention_heads > 0:
+            if self.hidden_size % self.num_attention_heads:
+                raise ValueError(
+                    f"hidden_size must be a multiple of the {self.num_attention_heads} heads, got {self.hidden_size}"
+                )
+            object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
+        for name in _ABOVE_ZERO:
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int | float) and 0 < value < math.inf):
+                raise ValueError(f"{name} must be a number above 0, got {value!r}")
+        if self.head_dim % 2 and not self.learned_positions:  # rotary positions turn pairs of a head's coordinates
+            raise ValueError(f"head_dim must be even for rotary positions, got {self.head_dim}")
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
-        if self.hidden_size % (2 * heads):  # rotary positions turn pairs of a head's coordinates
-            raise ValueError(f"hidden_size must be an even multiple of the {heads} heads, got {self.hidden_size}")
         if heads % kv_heads:
             raise ValueError(f"num_attention_heads ({heads}) must be a multiple of num_key_value_heads ({kv_heads})")
+        if self.windows and len(self.windows) != self.num_hidden_layers:
+            raise ValueError(f"windows: one a layer ({self.num_hidden_layers}) or none, got {len(self.windows)}")
+        for name in ("eos_token_id", "bos_token_id", "pad_token_id"):
+            ids = getattr(self, name)
+            for token in ids if isinstance(ids, tuple) else (ids,):
+                if token is not None and not (isinstance(token, int) and 0 <= token < self.vocab_size):
+                    raise ValueError(f"{name} must be in 0..{self.vocab_size - 1} (vocab_size), got {token!r}")
 
     @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Every token that ends a text."""
+        return self.eos_token_id if isinstance(self.eos_token_id, tuple) else (self.eos_token_id,)
 
-
-def read_config(path: Path) -> DecoderConfig:
-    """The configuration in `path` (a `config.json`).
-
-    **Raises:** `ValueError` naming the file and the key that is missing or unsupported.
-    """
-    try:
-        raw = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ValueError(
-            f"{path}: no such file; a model folder holds config.json, model.safetensors, tokenizer.json"
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
-    if not isinstance(raw, dict):
-        raise ValueError(f"{path}: a JSON object is wanted, got {type(raw).__name__}")
-    if raw.get("model_type") != "llama":
-        raise ValueError(f"{path}: model_type {raw.get('model_type')!r} is not supported; known: 'llama'")
-    if not raw.get("tie_word_embeddings", False) and not raw.get("num_labels"):
-        raise ValueError(f"{path}: tie_word_embeddings must be true; untied heads are not supported")
-    for key, supported in _FIXED.items():
-        if raw.get(key, supported) != supported:
-            raise ValueError(f"{path}: {key} {raw[key]!r} is not supported, only {supported!r}")
-    rotary = raw.pop("rope_parameters", None) or {}  # where newer files keep what older ones have at the top
-    if rotary.keys() - {"rope_type", "rope_theta"} or rotary.get("rope_type", "default") != "default":
-        raise ValueError(f"{path}: rope_parameters {rotary} is not supported, only rope_type 'default' and rope_theta")
-    raw |= {key: value for key, value in rotary.items() if key == "rope_theta"}
-    known = {field.name for field in fields(DecoderConfig)}
-    try:
-        config = DecoderConfig(**{key: value for key, value in raw.items() if key in known})
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from None
-    if raw.get("head_dim", config.head_dim) != config.head_dim:
-        raise ValueError(f"{path}: head_dim {raw['head_dim']} is not supported, only {config.head_dim} (width / heads)")
-    return config
-
-
-def write_config(config: DecoderConfig, path: Path, *, dtype: str) -> None:
-    """Write `config` so that `transformers` opens it: a causal LM, or a sequence classifier; weights are `dtype`."""
-    raw = asdict(config)
-    architecture = "LlamaForSequenceClassification" if config.num_labels else "LlamaForCausalLM"
-    if config.num_labels:
-        labels = {str(i): f"LABEL_{i}" for i in range(config.num_labels)}
-        raw |= {"id2label": labels, "label2id": {name: int(i) for i, name in labels.items()}}
-    raw |= {
-        **_FIXED,
-        "architectures": [architecture],
-        "model_type": "llama",
-        "tie_word_embeddings": True,
-        "torch_dtype": dtype,
-    }
-    path.write_text(json.dumps(raw, indent=2) + "\n")
+    def window(self, layer: int) -> int | None:
+        """The sliding window of a layer, None where it sees everything."""
+        return self.windows[layer] if self.windows else None

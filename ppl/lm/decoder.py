@@ -1,9 +1,12 @@
 r"""A decoder-only transformer in flax.nnx, with a key-value cache whose slots are shared by a batch.
 
+One module computes every family of `ppl.lm.families`; what they differ in are fields of its configuration.
+
 All rows of a batch write the same cache slot at the same time, and a boolean mask says which slots of a row
 hold a token. A write is then one contiguous `dynamic_update_slice` for the whole batch (not a scatter per row),
-and rows may pause (a particle that has finished its step) without any row being moved. Positions for the
-rotary embedding count a row's own tokens, so a paused row's text is unaffected by its empty slots.
+and rows may pause (a particle that has finished its step) without any row being moved. Positions count a row's own
+tokens, so a paused row's text is unaffected by its empty slots. What all rows have read in common, a prompt, is held
+once, as a `Prefix` that their queries see beside their own slots.
 
 **Source:** Vaswani et al. (2017); Touvron et al. (2023) for RMSNorm, rotary positions and SwiGLU.
 """
@@ -13,16 +16,24 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from ppl.lm.config import DecoderConfig
+from ppl.lm.rotary import frequencies, rotate
+
+_ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+}
 
 
 class Cache(NamedTuple):
     """Keys and values of the tokens read so far; every leaf has the batch (particle) axis first.
 
     `keys`, `values`: one [batch, kv_heads, slots, head_dim] array a layer; `valid` [batch, slots]: does the slot
-    hold a token of this row; `length` [batch]: tokens read.
+    hold a token of this row; `length` [batch]: tokens read, those of a prefix among them.
     """
 
     keys: tuple[Float[Array, "batch kv_heads slots head_dim"], ...]
@@ -31,102 +42,177 @@ class Cache(NamedTuple):
     length: Int[Array, " batch"]
 
 
-def empty_cache(config: DecoderConfig, *, batch: int, slots: int) -> Cache:
-    """A cache of `slots` empty slots for `batch` rows, float32."""
-    zeros = jnp.zeros((batch, config.num_key_value_heads, slots, config.head_dim))
+class Prefix(NamedTuple):
+    """Keys and values of tokens that all rows of a batch begin with, without a batch axis: they are held once.
+
+    `keys`, `values`: one [kv_heads, prefix, head_dim] array a layer; `valid` [prefix]: which places hold a token.
+    """
+
+    keys: tuple[Float[Array, "kv_heads prefix head_dim"], ...]
+    values: tuple[Float[Array, "kv_heads prefix head_dim"], ...]
+    valid: Bool[Array, " prefix"]
+
+
+def empty_cache(
+    config: DecoderConfig, *, batch: int, slots: int, prefix: Prefix | None = None, dtype: DTypeLike = jnp.float32
+) -> Cache:
+    """A cache of `slots` empty slots for `batch` rows, which go on after `prefix` where there is one."""
+    zeros = jnp.zeros((batch, config.num_key_value_heads, slots, config.head_dim), dtype)
     layers = (zeros,) * config.num_hidden_layers
-    return Cache(layers, layers, jnp.zeros((batch, slots), bool), jnp.zeros(batch, jnp.int32))
+    start = 0 if prefix is None else jnp.sum(prefix.valid, dtype=jnp.int32)
+    return Cache(layers, layers, jnp.zeros((batch, slots), bool), jnp.full(batch, start, jnp.int32))
+
+
+class Sight(NamedTuple):
+    """What the queries of one pass see, the same for all layers of a kind: `mask` [batch, query, slots] of the rows'
+    own slots, `prefix` [batch, query, prefix] of the shared ones; `cos`, `sin` [batch, 1, query, half]."""
+
+    mask: Bool[Array, "batch query slots"]
+    prefix: Bool[Array, "batch query prefix"] | None
+    cos: Float[Array, "batch 1 query half"] | None
+    sin: Float[Array, "batch 1 query half"] | None
+
+
+class Norm(nnx.Module):
+    """RMSNorm, with the scale as it is or one plus it, or LayerNorm with a bias; computed in float32."""
+
+    def __init__(self, config: DecoderConfig, size: int):
+        self.kind, self.eps = config.norm, config.norm_eps
+        self.scale = nnx.Param(jnp.zeros(size) if self.kind == "rms_plus_one" else jnp.ones(size))
+        self.bias = nnx.Param(jnp.zeros(size)) if self.kind == "layer" else None
+
+    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+        wide = x.astype(jnp.float32)
+        if self.kind == "layer":
+            wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
+        scale = self.scale[...].astype(jnp.float32)
+        wide = wide * (1 + scale if self.kind == "rms_plus_one" else scale)
+        return (wide if self.bias is None else wide + self.bias[...].astype(jnp.float32)).astype(x.dtype)
 
 
 class Attention(nnx.Module):
-    """Grouped-query self-attention with rotary positions."""
+    """Grouped-query self-attention."""
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
-        width, heads, kv_heads, dim = (
-            config.hidden_size,
-            config.num_attention_heads,
-            config.num_key_value_heads,
-            config.head_dim,
-        )
-        init = nnx.initializers.normal(width**-0.5)
-        self.q_proj = nnx.Linear(width, heads * dim, use_bias=False, kernel_init=init, rngs=rngs)
-        self.k_proj = nnx.Linear(width, kv_heads * dim, use_bias=False, kernel_init=init, rngs=rngs)
-        self.v_proj = nnx.Linear(width, kv_heads * dim, use_bias=False, kernel_init=init, rngs=rngs)
-        out_init = nnx.initializers.normal(width**-0.5 * (2 * config.num_hidden_layers) ** -0.5)
-        self.o_proj = nnx.Linear(heads * dim, width, use_bias=False, kernel_init=out_init, rngs=rngs)
-        self.dim, self.theta = dim, config.rope_theta
+        width, dim, kv = config.hidden_size, config.head_dim, config.num_key_value_heads
+        group = config.num_attention_heads // kv
+        # Queries of a group, its key and its value side by side, so that one product makes all three.
+        self.qkv = _matrix(rngs, (width, kv, group + 2, dim), width)
+        self.qkv_bias = nnx.Param(jnp.zeros((kv, group + 2, dim))) if config.qkv_bias else None
+        self.out = _matrix(rngs, (kv * group * dim, width), 2 * config.num_hidden_layers * width)
+        self.out_bias = nnx.Param(jnp.zeros(width)) if config.out_bias else None
+        self.q_norm = Norm(config, dim) if config.qk_norm else None
+        self.k_norm = Norm(config, dim) if config.qk_norm else None
+        self.scale = dim**-0.5 if config.query_scale is None else config.query_scale
+        self.cap = config.attention_softcap
 
     def __call__(
         self,
         x: Float[Array, "batch query width"],
-        positions: Int[Array, "batch query"],
-        mask: Bool[Array, "batch query slots"],
+        sight: Sight,
         past: tuple[Float[Array, "batch kv_heads slots dim"], Float[Array, "batch kv_heads slots dim"]] | None,
+        shared: tuple[Float[Array, "kv_heads prefix dim"], Float[Array, "kv_heads prefix dim"]] | None,
         slot: int | Int[Array, ""],
     ) -> tuple[Float[Array, "batch query width"], tuple[Array, Array]]:
         batch, query, _ = x.shape
-        # [batch, heads, query, dim]: a contiguous product for each head. With heads inside of slots, as the projections
-        # leave them, the two products over the cache took two thirds of the decoding time on a CPU.
-        split = lambda y: y.reshape(batch, query, -1, self.dim).swapaxes(1, 2)  # noqa: E731
-        q = rotate(split(self.q_proj(x)), positions, self.theta)
-        k = rotate(split(self.k_proj(x)), positions, self.theta)
-        v = split(self.v_proj(x))
+        _, kv, sizes, dim = self.qkv.shape
+        made = jnp.einsum("bqw,wkgd->bqkgd", x, self.qkv[...])
+        if self.qkv_bias is not None:
+            made = made + self.qkv_bias[...]
+        # [batch, kv_heads, group, query, dim]: a contiguous product for each head. With heads inside of slots, as the
+        # projection leaves them, the two products over the cache took two thirds of the decoding time on a CPU.
+        made = made.transpose(0, 2, 3, 1, 4)
+        q, k, v = made[:, :, :-2], made[:, :, -2], made[:, :, -1]
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if sight.cos is not None and sight.sin is not None:
+            q = rotate(q, sight.cos[:, None], sight.sin[:, None])
+            k = rotate(k, sight.cos, sight.sin)
         if past is not None:
             k = jax.lax.dynamic_update_slice_in_dim(past[0], k, slot, axis=2)
             v = jax.lax.dynamic_update_slice_in_dim(past[1], v, slot, axis=2)
-        kv_heads = k.shape[1]
-        grouped = q.reshape(batch, kv_heads, -1, query, self.dim)  # the query heads that share a key head
-        scores = jnp.einsum("bkgqd,bksd->bkgqs", grouped, k) * self.dim**-0.5
-        # A masked row of nothing but -inf (a padding query) must not become NaN: a large finite value instead.
-        weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, -1e30), axis=-1)
-        mixed = jnp.einsum("bkgqs,bksd->bkgqd", weights, v).reshape(batch, -1, query, self.dim)
-        mixed = mixed.swapaxes(1, 2).reshape(batch, query, -1)
-        return self.o_proj(mixed), (k, v)
+        scores = self._masked(jnp.einsum("bkgqd,bksd->bkgqs", q, k), sight.mask)
+        if shared is not None and sight.prefix is not None:
+            ahead = self._masked(jnp.einsum("bkgqd,ksd->bkgqs", q, shared[0]), sight.prefix)
+            weights = jax.nn.softmax(jnp.concatenate([ahead, scores], axis=-1), axis=-1).astype(x.dtype)
+            split = ahead.shape[-1]
+            mixed = jnp.einsum("bkgqs,ksd->bqkgd", weights[..., :split], shared[1])
+            mixed = mixed + jnp.einsum("bkgqs,bksd->bqkgd", weights[..., split:], v)
+        else:
+            mixed = jnp.einsum("bkgqs,bksd->bqkgd", jax.nn.softmax(scores, axis=-1).astype(x.dtype), v)
+        out = mixed.reshape(batch, query, kv * (sizes - 2) * dim) @ self.out[...]
+        return (out if self.out_bias is None else out + self.out_bias[...]), (k, v)
+
+    def _masked(self, scores: Array, mask: Array) -> Array:
+        """Scores in float32, scaled and capped. A row of nothing but -inf (a padding query) must not become NaN: a
+        large finite value stands for it."""
+        scores = scores.astype(jnp.float32) * self.scale
+        scores = scores if self.cap is None else self.cap * jnp.tanh(scores / self.cap)
+        return jnp.where(mask[:, None, None], scores, -1e30)
 
 
 class Mlp(nnx.Module):
-    """SwiGLU feed-forward layer."""
+    """Feed-forward layer, gated (SwiGLU, GeGLU) or not."""
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
-        width, inner = config.hidden_size, config.intermediate_size
-        init = nnx.initializers.normal(width**-0.5)
-        self.gate_proj = nnx.Linear(width, inner, use_bias=False, kernel_init=init, rngs=rngs)
-        self.up_proj = nnx.Linear(width, inner, use_bias=False, kernel_init=init, rngs=rngs)
-        out_init = nnx.initializers.normal(inner**-0.5 * (2 * config.num_hidden_layers) ** -0.5)
-        self.down_proj = nnx.Linear(inner, width, use_bias=False, kernel_init=out_init, rngs=rngs)
+        width, inner, maps = config.hidden_size, config.intermediate_size, 2 if config.gated else 1
+        self.up = _matrix(rngs, (width, maps, inner), width)
+        self.up_bias = nnx.Param(jnp.zeros((maps, inner))) if config.mlp_bias else None
+        self.down = _matrix(rngs, (inner, width), 2 * config.num_hidden_layers * inner)
+        self.down_bias = nnx.Param(jnp.zeros(width)) if config.mlp_bias else None
+        self.activation = config.activation
 
     def __call__(self, x: Float[Array, "batch query width"]) -> Float[Array, "batch query width"]:
-        return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
+        made = jnp.einsum("bqw,wmi->bqmi", x, self.up[...])
+        if self.up_bias is not None:
+            made = made + self.up_bias[...]
+        inner = _ACTIVATIONS[self.activation](made[:, :, 0])
+        out = (inner * made[:, :, 1] if made.shape[2] == 2 else inner) @ self.down[...]
+        return out if self.down_bias is None else out + self.down_bias[...]
 
 
 class Layer(nnx.Module):
-    """A pre-norm transformer layer."""
+    """A pre-norm transformer layer, with norms after the blocks, too, where the family has them."""
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
-        norm = lambda: nnx.RMSNorm(config.hidden_size, epsilon=config.rms_norm_eps, rngs=rngs)  # noqa: E731
-        self.input_layernorm, self.post_attention_layernorm = norm(), norm()
-        self.self_attn, self.mlp = Attention(config, rngs=rngs), Mlp(config, rngs=rngs)
+        width = config.hidden_size
+        self.attention_norm, self.mlp_norm = Norm(config, width), Norm(config, width)
+        self.attention_post_norm = Norm(config, width) if config.post_norms else None
+        self.mlp_post_norm = Norm(config, width) if config.post_norms else None
+        self.attention, self.mlp = Attention(config, rngs=rngs), Mlp(config, rngs=rngs)
 
-    def __call__(self, x, positions, mask, past, slot):
-        mixed, past = self.self_attn(self.input_layernorm(x), positions, mask, past, slot)
-        x = x + mixed
-        return x + self.mlp(self.post_attention_layernorm(x)), past
+    def __call__(self, x, sight, past, shared, slot):
+        mixed, past = self.attention(self.attention_norm(x), sight, past, shared, slot)
+        x = x + (mixed if self.attention_post_norm is None else self.attention_post_norm(mixed))
+        mixed = self.mlp(self.mlp_norm(x))
+        return x + (mixed if self.mlp_post_norm is None else self.mlp_post_norm(mixed)), past
 
 
 class Decoder(nnx.Module):
-    """Embedding, layers, final norm, and either the tied language-model head or a score head."""
+    """Embedding, layers, final norm, and either a language-model head or a score head."""
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
         self.config = config
         width = config.hidden_size
-        self.embed_tokens = nnx.Embed(
-            config.vocab_size, width, embedding_init=nnx.initializers.normal(width**-0.5), rngs=rngs
-        )
+        self.embed_tokens = _matrix(rngs, (config.vocab_size, width), width)
+        if config.learned_positions:
+            self.embed_positions = _matrix(rngs, (config.max_position_embeddings, width), width)
         self.layers = nnx.List([Layer(config, rngs=rngs) for _ in range(config.num_hidden_layers)])
-        self.norm = nnx.RMSNorm(width, epsilon=config.rms_norm_eps, rngs=rngs)
+        self.norm = Norm(config, width)
         if config.num_labels:
-            init = nnx.initializers.normal(width**-0.5)
-            self.score = nnx.Linear(width, config.num_labels, use_bias=False, kernel_init=init, rngs=rngs)
+            if config.score_hidden:
+                self.score_hidden = _matrix(rngs, (width, width), width)
+                self.score_hidden_bias = nnx.Param(jnp.zeros(width))
+            self.score = _matrix(rngs, (width, config.num_labels), width)
+            self.score_bias = nnx.Param(jnp.zeros(config.num_labels)) if config.score_bias else None
+        elif not config.tie_word_embeddings:
+            self.head = _matrix(rngs, (width, config.vocab_size), width)
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """What the weights are held in, and the cache."""
+        return self.embed_tokens.dtype
 
     def hidden(
         self,
@@ -134,52 +220,88 @@ class Decoder(nnx.Module):
         valid: Bool[Array, "batch query"],
         cache: Cache | None = None,
         slot: int | Int[Array, ""] = 0,
+        prefix: Prefix | None = None,
     ) -> tuple[Float[Array, "batch query width"], Cache | None]:
-        """Final hidden states of `tokens`, read after what `cache` holds, written to slots from `slot` on.
+        """Final hidden states of `tokens`, read after what `prefix` and `cache` hold, written to slots from `slot` on.
 
         **Arguments:** `tokens`, `valid` [batch, query]: ids, and which of them are tokens rather than padding;
-        `cache`: what was read before (None: nothing, and nothing is kept); `slot`: the first slot to write, after
-        all that were written, with room for `query` slots (a traced `slot` is not checked: JAX would clamp it).
+        `cache`: what was read before (None: nothing but `prefix`, and nothing is kept); `slot`: the first slot to
+        write, after all that were written, with room for `query` slots (a traced `slot` is not checked: JAX would
+        clamp it).
         **Returns:** hidden states [batch, query, width] (meaningless where not valid), and the cache with the
         new tokens in it. **Raises:** `ValueError` if the cache has no room.
         """
         query = tokens.shape[1]
         if cache is not None and query + (slot if isinstance(slot, int) else 0) > cache.valid.shape[1]:
             raise ValueError(f"the cache has {cache.valid.shape[1]} slots, no room for {query} from slot {slot} on")
-        start = jnp.zeros(tokens.shape[0], jnp.int32) if cache is None else cache.length
+        shared = 0 if prefix is None else jnp.sum(prefix.valid, dtype=jnp.int32)
+        start = jnp.full(tokens.shape[0], shared, jnp.int32) if cache is None else cache.length
         positions = start[:, None] + jnp.maximum(jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1, 0)
         if cache is None:
             known, first = valid, 0
         else:
             known, first = jax.lax.dynamic_update_slice_in_dim(cache.valid, valid, slot, axis=1), slot
-        causal = jnp.arange(known.shape[1]) <= first + jnp.arange(query)[:, None]
-        mask = known[:, None, :] & causal
-        x = self.embed_tokens(tokens)
+        sights = self._sights(positions, known, first, prefix, shared)
+        x = self.embed_tokens[...][tokens] * jnp.asarray(self.config.embedding_scale, self.dtype)
+        if self.config.learned_positions:
+            x = x + self.embed_positions[...][positions]
         keys, values = [], []
         for i, layer in enumerate(self.layers):
             past = None if cache is None else (cache.keys[i], cache.values[i])
-            x, (k, v) = layer(x, positions, mask, past, slot)
+            ahead = None if prefix is None else (prefix.keys[i], prefix.values[i])
+            x, (k, v) = layer(x, sights[self.config.window(i)], past, ahead, slot)
             keys.append(k)
             values.append(v)
         length = start + valid.sum(axis=1, dtype=jnp.int32)
         return self.norm(x), (None if cache is None else Cache(tuple(keys), tuple(values), known, length))
 
+    def read_prefix(self, tokens: Int[Array, " length"], valid: Bool[Array, " length"]) -> tuple[Array, Prefix]:
+        """Read what a batch of rows will begin with: hidden states [length, width], and the prefix."""
+        cache = empty_cache(self.config, batch=1, slots=tokens.shape[0], dtype=self.dtype)
+        hidden, cache = self.hidden(tokens[None], valid[None], cache, 0)
+        assert cache is not None
+        keys, values = (tuple(x[0] for x in layers) for layers in (cache.keys, cache.values))
+        return hidden[0], Prefix(keys, values, valid)
+
     def logits(self, hidden: Float[Array, "*batch width"]) -> Float[Array, "*batch vocab"]:
-        """Next-token logits by the tied head."""
-        return self.embed_tokens.attend(hidden)
+        """Next-token logits, float32."""
+        if self.config.tie_word_embeddings:
+            out = jnp.einsum("...w,vw->...v", hidden, self.embed_tokens[...], preferred_element_type=jnp.float32)
+        else:
+            out = jnp.einsum("...w,wv->...v", hidden, self.head[...], preferred_element_type=jnp.float32)
+        cap = self.config.logit_softcap
+        return out if cap is None else cap * jnp.tanh(out / cap)
 
     def scores(self, hidden: Float[Array, "*batch width"]) -> Float[Array, "*batch labels"]:
-        """Logits of the score head."""
-        return self.score(hidden)
+        """Logits of the score head, float32."""
+        if self.config.score_hidden:
+            hidden = jax.nn.relu(hidden @ self.score_hidden[...] + self.score_hidden_bias[...])
+        out = jnp.einsum("...w,wl->...l", hidden, self.score[...], preferred_element_type=jnp.float32)
+        return out if self.score_bias is None else out + self.score_bias[...]
+
+    def _sights(self, positions, known, first, prefix, shared) -> dict[int | None, Sight]:
+        """What queries at `positions` see, for each window that some layer has."""
+        query, config = positions.shape[1], self.config
+        causal = jnp.arange(known.shape[1]) <= first + jnp.arange(query)[:, None]
+        mask = known[:, None, :] & causal
+        ahead = None if prefix is None else jnp.broadcast_to(prefix.valid, (*positions.shape, prefix.valid.shape[0]))
+        sights = {}
+        for window in {config.window(i) for i in range(config.num_hidden_layers)}:
+            seen, seen_ahead = mask, ahead
+            if window is not None:
+                # A slot's position counts the row's tokens up to it: holes have none and are masked anyway.
+                place = shared + jnp.cumsum(known, axis=1, dtype=jnp.int32) - 1
+                oldest = positions[:, :, None] - window
+                seen = mask & (place[:, None] > oldest)
+                if prefix is not None:
+                    seen_ahead = ahead & ((jnp.cumsum(prefix.valid, dtype=jnp.int32) - 1) > oldest)
+            cos = sin = None
+            if not config.learned_positions:
+                angles = positions[:, None, :, None] * frequencies(config, local=window is not None)
+                cos, sin = jnp.cos(angles), jnp.sin(angles)
+            sights[window] = Sight(seen, seen_ahead, cos, sin)
+        return sights
 
 
-def rotate(
-    x: Float[Array, "batch heads query dim"], positions: Int[Array, "batch query"], theta: float
-) -> Float[Array, "batch heads query dim"]:
-    """Rotary position embedding, halves paired as in Hugging Face's Llama (not interleaved as in the paper)."""
-    half = x.shape[-1] // 2
-    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = positions[:, None, :, None] * frequency
-    cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
-    a, b = x[..., :half], x[..., half:]
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+def _matrix(rngs: nnx.Rngs, shape: tuple[int, ...], variance_of: int) -> nnx.Param:
+    return nnx.Param(variance_of**-0.5 * jax.random.normal(rngs.params(), shape))

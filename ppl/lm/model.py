@@ -1,22 +1,26 @@
 """Language models and reward models as users hold them: weights, tokenizer and name, with jitted entry points."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 from tokenizers import Tokenizer
 
 from ppl.lm.bundled import model_folder
-from ppl.lm.checkpoint import load_folder
+from ppl.lm.chat import ChatTemplate, Message, load_chat_template
+from ppl.lm.checkpoint import Placement, load_folder
 from ppl.lm.config import DecoderConfig
 from ppl.lm.decoder import Decoder
+from ppl.lm.families import read_json
 from ppl.lm.tokenizer import encode
 
 
@@ -25,7 +29,8 @@ class Model:
     """What a language model and a reward model share.
 
     `graph` is the decoder's static part and `params` its arrays (`nnx.merge` joins them inside a jitted function);
-    `name` is the folder's name.
+    `name` is the folder's name; `chat`: its chat template, if it has one; `defaults`: what its generation_config.json
+    suggests for sampling, which nothing here applies unasked.
     """
 
     name: str
@@ -33,13 +38,29 @@ class Model:
     params: nnx.State
     tokenizer: Tokenizer
     config: DecoderConfig
+    chat: ChatTemplate | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def pad_id(self) -> int:
+        """What stands where a row has no token; masks, not this id, say where that is."""
+        return self.config.pad_token_id or 0
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a prompt: the start token, then `text`.
+        """Token ids of a prompt: the start token if the tokenizer puts one, then `text`.
 
         **Raises:** `ValueError` naming the first piece of `text` that the vocabulary lacks.
         """
-        return [self.config.bos_token_id, *encode(self.tokenizer, text)]
+        return encode(self.tokenizer, text, special=True)
+
+    def chat_prompt(self, messages: Sequence[Message], **variables: Any) -> str:
+        """The prompt that `messages` make by the model's chat template, see `ppl.lm.chat.ChatTemplate.render`.
+
+        **Raises:** `ValueError` if the model has none, or it refuses the messages.
+        """
+        if self.chat is None:
+            raise ValueError(f"model {self.name!r} has no chat template; give it a prompt as text")
+        return self.chat.render(messages, **variables)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of `tokens`, special tokens left out."""
@@ -73,7 +94,7 @@ class Model:
                 f"a prompt has {longest} tokens, model {self.name!r} reads {self.config.max_position_embeddings}"
             )
         length = -(-longest // multiple) * multiple
-        ids = np.full((len(rows), length), self.config.pad_token_id, np.int32)
+        ids = np.full((len(rows), length), self.pad_id, np.int32)
         known = np.zeros(ids.shape, bool)
         for i, row in enumerate(rows):
             ids[i, : len(row)], known[i, : len(row)] = row, True
@@ -123,25 +144,43 @@ class RewardModel(Model):
         return np.asarray(jax.nn.sigmoid(_last_score(self.graph, self.params, ids, known)))
 
 
-def load(path_or_name: str | Path) -> LanguageModel:
+def load(path_or_name: str | Path, *, dtype: DTypeLike = jnp.float32, sharding: Placement = None) -> LanguageModel:
     """A language model from a folder in Hugging Face layout, or a bundled one by name (`"countdown"`).
 
+    Read are config.json, one or several safetensors files, tokenizer.json, and, where they are, generation_config.json
+    and the chat template.
+
+    **Arguments:** `dtype`: what the weights are held and multiplied in, float32 whatever the file holds unless asked
+    otherwise (norms, attention weights and log-probabilities are float32 always); `sharding`: a `jax.sharding.Mesh`,
+    whose axis `tensors` splits heads, inner widths and vocabulary, or one `Sharding` for all arrays.
     **Raises:** `ValueError` naming the file that is missing or broken, and the known names.
     """
     folder = model_folder(path_or_name)
-    decoder, tokenizer = load_folder(folder)
-    if decoder.config.num_labels:
+    model = LanguageModel(*_parts(folder, dtype, sharding))
+    if model.config.num_labels:
         raise ValueError(f"{folder} is a reward model; ppl.lm.load_reward loads it")
-    return LanguageModel(folder.name, *nnx.split(decoder), tokenizer, decoder.config)
+    return model
 
 
-def load_reward(path_or_name: str | Path) -> RewardModel:
-    """A reward model from a folder, or a bundled one by name (`"countdown-prm"`). **Raises:** as `load`."""
+def load_reward(path_or_name: str | Path, *, dtype: DTypeLike = jnp.float32, sharding: Placement = None) -> RewardModel:
+    """A reward model from a folder, or a bundled one by name (`"countdown-prm"`). **Arguments, Raises:** as `load`."""
     folder = model_folder(path_or_name)
-    decoder, tokenizer = load_folder(folder)
-    if decoder.config.num_labels != 1:
-        raise ValueError(f"{folder} is not a reward model with one label (num_labels={decoder.config.num_labels})")
-    return RewardModel(folder.name, *nnx.split(decoder), tokenizer, decoder.config)
+    model = RewardModel(*_parts(folder, dtype, sharding))
+    if model.config.num_labels != 1:
+        raise ValueError(f"{folder} is not a reward model with one label (num_labels={model.config.num_labels})")
+    return model
+
+
+def _parts(folder: Path, dtype: DTypeLike, sharding: Placement) -> tuple:
+    decoder, tokenizer = load_folder(folder, dtype=dtype, sharding=sharding)
+    path = folder / "generation_config.json"
+    defaults = read_json(path) if path.is_file() else {}
+    config = decoder.config
+    if defaults.get("eos_token_id") is not None:  # tuned models end their turn with more tokens than their texts
+        ends = defaults["eos_token_id"]
+        config = replace(config, eos_token_id=tuple(ends) if isinstance(ends, list) else ends)
+        decoder.config = config
+    return folder.name, *nnx.split(decoder), tokenizer, config, load_chat_template(folder), defaults
 
 
 @partial(jax.jit, static_argnums=0)

@@ -8,9 +8,10 @@ from flax import nnx
 from safetensors.flax import load_file, save_file
 
 from ppl.lm import bundled_models, load, load_reward
+from ppl.lm.checkpoint import INDEX, save_folder
 from ppl.lm.model import _log_probs
 from ppl.lm.tokenizer import number_tokenizer
-from tests.lm.toys import TOKENIZER, full_logits, toy_config, write_toy_folder
+from tests.lm.toys import TOKENIZER, full_logits, toy_config, toy_decoder, write_toy_folder
 
 TOKENS = np.random.default_rng(0).integers(0, toy_config().vocab_size, (2, 7))
 
@@ -145,33 +146,56 @@ NORM, UP = "model.norm.weight", "model.layers.1.mlp.up_proj.weight"
         (lambda f: broken(f, "config.json", lambda c: c.pop("hidden_size")), "config.json: .*hidden_size"),
         (
             lambda f: broken(f, "config.json", lambda c: c.update(num_hidden_layers=0)),
-            "config.json: num_hidden_layers must be above 0, got 0",
+            "config.json: num_hidden_layers must be a number above 0, got 0",
         ),
         (
-            lambda f: broken(f, "config.json", lambda c: c.update(model_type="gpt2")),
-            "model_type 'gpt2' is not supported; known: 'llama'",
+            lambda f: broken(f, "config.json", lambda c: c.update(model_type="mamba")),
+            "model_type 'mamba' is not supported; known: 'llama', 'mistral', 'qwen2', 'qwen3', 'gemma2'",
+        ),
+        (
+            lambda f: broken(f, "config.json", lambda c: c.update(architectures=["LlamaForQuestionAnswering"])),
+            "architecture 'LlamaForQuestionAnswering' is not supported; known",
         ),
         (
             lambda f: broken(f, "config.json", lambda c: c.update(tie_word_embeddings=False)),
-            "tie_word_embeddings must be true",
+            "tensor 'lm_head.weight' is missing",
         ),
         (
-            lambda f: broken(f, "config.json", lambda c: c.update(hidden_act="gelu")),
-            "hidden_act 'gelu' is not supported, only 'silu'",
+            lambda f: broken(f, "config.json", lambda c: c.update(hidden_act="relu")),
+            "hidden_act 'relu' is not supported; known: silu, ",
         ),
         (
-            lambda f: broken(f, "config.json", lambda c: c.update(rope_scaling={"rope_type": "llama3"})),
-            "rope_scaling {'rope_type': 'llama3'} is not supported, only None",
+            lambda f: broken(f, "config.json", lambda c: c.update(rope_scaling={"rope_type": "llama3", "factor": 8})),
+            "rope_scaling of type 'llama3' lacks 'low_freq_factor'",
         ),
         (
             lambda f: broken(f, "config.json", lambda c: c.update(rope_parameters={"rope_type": "yarn"})),
-            "rope_parameters {'rope_type': 'yarn'} is not supported",
+            "rope_scaling of type 'yarn' is not supported; known: 'default', 'linear', 'llama3'",
         ),
-        (lambda f: broken(f, "config.json", lambda c: c.update(head_dim=8)), "head_dim 8 is not supported, only 4"),
+        (
+            lambda f: broken(f, "config.json", lambda c: c.update(head_dim=8)),
+            r"tensor 'model.layers.0.self_attn.q_proj.weight' has shape \(16, 16\), config.json asks for \(32, 16\)",
+        ),
+        (
+            lambda f: broken(f, "config.json", lambda c: c.update(eos_token_id=21)),
+            r"eos_token_id must be in 0..20 \(vocab_size\), got 21",
+        ),
+        (
+            lambda f: retensored(f, lambda t: t.update({NORM: t[NORM].astype(jnp.int32)})),
+            f"tensor '{NORM}' is I32, wanted one of F64, F32, F16, BF16",
+        ),
+        (
+            lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
+            "pytorch_model.bin: weights in a pickle are not read, because a pickle can run code",
+        ),
+        (
+            lambda f: number_tokenizer(("a",), max_number=30).save(str(f / "tokenizer.json")),
+            "tokenizer.json has token '30' with id 36, config.json says vocab_size 21: the two are not of one model",
+        ),
         (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer.json: not a tokenizer file"),
         (
             lambda f: number_tokenizer(("a",), max_number=3).save(str(f / "tokenizer.json")),
-            "tokenizer.json has 10 tokens, config.json says 21",
+            "tokenizer.json has 10 tokens, config.json says vocab_size 21",
         ),
     ],
 )  # fmt: skip
@@ -182,6 +206,72 @@ def test_a_broken_folder_is_described(tmp_path, change, message):
     with pytest.raises(ValueError, match=message) as error:
         load(folder)
     assert str(folder) in str(error.value)
+
+
+def sharded(folder):
+    """A model folder in three files or more, its index, and what it holds."""
+    decoder = toy_decoder()
+    save_folder(folder, decoder, TOKENIZER, dtype=jnp.float32, shard_bytes=6000)
+    assert not (folder / "model.safetensors").exists()
+    return decoder, json.loads((folder / INDEX).read_text())["weight_map"]
+
+
+def test_several_files_hold_the_same_as_one(tmp_path):
+    decoder, index = sharded(tmp_path)
+    assert len(set(index.values())) > 2
+    for loaded, saved in zip(jax.tree.leaves(load(tmp_path).params), leaves(decoder), strict=True):
+        assert (loaded == saved).all()
+    write_toy_folder(tmp_path)  # saved again in one: nothing of the old files stays
+    assert not list(tmp_path.glob("model-*"))
+    assert not (tmp_path / INDEX).exists()
+
+
+def test_a_broken_index_is_described(tmp_path):
+    _, index = sharded(tmp_path)
+    first = min(index.values())
+
+    def rewrite(change):
+        (tmp_path / INDEX).write_text(json.dumps({"weight_map": {**index, **change}}))
+
+    for outside in ("../secrets.safetensors", "/etc/passwd", "sub/model.safetensors", "..", "..\\x"):
+        rewrite({NORM: outside})
+        with pytest.raises(ValueError, match=r"is outside of the folder; a plain file name is wanted"):
+            load(tmp_path)
+    rewrite({NORM: "model-00009-of-00009.safetensors"})
+    with pytest.raises(ValueError, match=r"model-00009-of-00009.safetensors: no such file; .*index.json names it"):
+        load(tmp_path)
+    rewrite({NORM: next(name for name in index.values() if name != index[NORM])})
+    with pytest.raises(ValueError, match=f"tensor '{NORM}' is missing, which .*index.json says is here"):
+        load(tmp_path)
+    (tmp_path / INDEX).write_text("{}")
+    with pytest.raises(ValueError, match="key 'weight_map' must map tensors to files, got None"):
+        load(tmp_path)
+    rewrite({})
+    (tmp_path / first).unlink()
+    with pytest.raises(ValueError, match=f"{first}: no such file"):
+        load(tmp_path)
+
+
+def test_weights_are_held_in_the_type_that_is_asked_for(tmp_path):
+    write_toy_folder(tmp_path)
+    half = load(tmp_path, dtype=jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {jnp.dtype(jnp.bfloat16)}
+    assert half.log_probs(TOKENS).dtype == jnp.float32
+    assert jnp.abs(half.log_probs(TOKENS) - load(tmp_path).log_probs(TOKENS)).max() < 0.3
+    with pytest.raises(ValueError, match="dtype must be a floating type, got int32"):
+        load(tmp_path, dtype=jnp.int32)
+
+
+def test_tensors_split_over_devices_compute_the_same(tmp_path):
+    write_toy_folder(tmp_path)
+    mesh = jax.make_mesh((2,), ("tensors",), axis_types=(jax.sharding.AxisType.Auto,))
+    split, whole = load(tmp_path, sharding=mesh), load(tmp_path)
+    parts = [leaf.sharding.shard_shape(leaf.shape) for leaf in jax.tree.leaves(split.params)]
+    sizes = [leaf.size for leaf in jax.tree.leaves(whole.params)]
+    assert sum(np.prod(part) for part in parts) < 0.6 * sum(sizes)
+    assert jnp.abs(split.log_probs(TOKENS) - whole.log_probs(TOKENS)).max() < 1e-5
+    replicated = load(tmp_path, sharding=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    assert (replicated.log_probs(TOKENS) == whole.log_probs(TOKENS)).all()
 
 
 def test_a_tied_head_stored_once_more_is_accepted(tmp_path):

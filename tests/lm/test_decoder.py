@@ -137,15 +137,16 @@ def test_a_row_of_nothing_but_padding_is_finite_and_has_a_finite_gradient():
 
 def test_grouped_heads_equal_repeated_key_heads():
     """Two query heads on a key head: the same as four key heads, each written twice."""
-    config = DECODER.config
     wide_graph, wide = nnx.split(toy_decoder(num_key_value_heads=4))
     flat = dict(nnx.to_flat_state(PARAMS))
 
     def widened(path, leaf):
         value = flat[path].get_value()
-        if "k_proj" in path or "v_proj" in path:
-            heads = value.reshape(config.hidden_size, config.num_key_value_heads, config.head_dim)
-            value = jnp.repeat(heads, 2, axis=1).reshape(config.hidden_size, -1)
+        if path[-1] == "qkv":
+            q, k, v = value[:, :, :2], value[:, :, 2], value[:, :, 3]
+            repeated = jnp.repeat(k, 2, axis=1), jnp.repeat(v, 2, axis=1)
+            value = jnp.stack([q.reshape(repeated[0].shape), *repeated], axis=2)
+        assert value.shape == leaf.get_value().shape
         return leaf.replace(value)
 
     wide = nnx.from_flat_state([(path, widened(path, leaf)) for path, leaf in nnx.to_flat_state(wide)])
@@ -162,9 +163,9 @@ def test_a_cache_without_room_is_refused():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vocab_size": 0}, "vocab_size must be above 0, got 0"),
-        ({"num_hidden_layers": -1}, "num_hidden_layers must be above 0, got -1"),
-        ({"hidden_size": 12}, "hidden_size must be an even multiple of the 4 heads, got 12"),
+        ({"vocab_size": 0}, "vocab_size must be a number above 0, got 0"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers must be a number above 0, got -1"),
+        ({"hidden_size": 12}, "head_dim must be even for rotary positions, got 3"),
         ({"num_key_value_heads": 3}, r"num_attention_heads \(4\) must be a multiple of num_key_value_heads \(3\)"),
     ],
 )
