@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from ppl.files import replacing
 
@@ -39,6 +39,8 @@ SCHEMA: Mapping[str, Column] = {
     "generated_tokens": Column("int64", default=0),
     "seed": Column("int64", default=0),
     "steps": Column("int64", default=0),  # reasoning steps taken
+    "token_ids": Column("object", optional=True),  # of what was generated, a list of ints
+    "finish": Column("string", optional=True),  # "stop": the text ended by itself; "length": at the limit
 }
 # An attempt is one of these; twice the same is an attempt counted twice.
 IDENTITY = ("problem", "method", "seed", "sample")
@@ -197,6 +199,8 @@ def _cast(name: str, column: Column, values: pd.Series) -> pd.Series:
     missing = values.isna().to_numpy()
     if not column.optional and missing.any():
         raise ValueError(f"column {name!r}, row {np.flatnonzero(missing)[0]}: missing; every attempt has one")
+    if column.dtype == "object":
+        return _lists(name, values, missing)
     if str(values.dtype) == column.dtype:
         return values
     kind = _KINDS[column.dtype]
@@ -211,6 +215,17 @@ def _cast(name: str, column: Column, values: pd.Series) -> pd.Series:
         return values.astype(column.dtype)
     except OverflowError as error:
         raise ValueError(f"column {name!r}: {column.dtype} is wanted, got a larger number: {error}") from error
+
+
+def _lists(name: str, values: pd.Series, missing: Bool[np.ndarray, " n"]) -> pd.Series:
+    """Lists of ints, or None; what a parquet file gives as arrays are lists again."""
+    found = []
+    for row, (value, absent) in enumerate(zip(values, missing, strict=True)):
+        ids = value.tolist() if isinstance(value, np.ndarray) else value
+        if not absent and not (isinstance(ids, list) and all(type(i) is int for i in ids)):
+            raise ValueError(f"column {name!r}, row {row}: a list of ints is wanted, got {value!r:.60}")
+        found.append(None if absent else ids)
+    return pd.Series(found, dtype=object)
 
 
 def _python(value: Any) -> Any:

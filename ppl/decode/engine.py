@@ -15,7 +15,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from ppl.cost import Ledger
 from ppl.decode.particles import Plan, Solutions, solution_model
 from ppl.decode.targets import TARGETS, target_named
-from ppl.lm import LanguageModel, RewardModel
+from ppl.lm import LanguageModel, Proposal, RewardModel
+from ppl.lm.proposals import check_proposal
+from ppl.lm.stops import stop_table
 from ppl.smc import Policy
 from ppl.smc.driver import filter as particle_filter
 
@@ -53,9 +55,15 @@ class Settings:
     """What a decoding run is besides its models and prompts.
 
     `num_particles` per prompt; `max_steps`, `max_step_tokens` and `delimiter`: see `ppl.decode.particles.Plan`;
-    `target` a name of `ppl.decode.targets`, or None for plain sampling, which has no weights and never resamples;
-    `temperature` of the language model, above 0; `policy`: when and how to resample, with a resampler that keeps
-    weights proper (a target is hit by nothing else).
+    `delimiter`: a text that ends a step, in one token or across several, or None; `target` a name of
+    `ppl.decode.targets`, or None for no reward; `temperature` of the language model, above 0, with `top_k`, `top_p` and
+    `min_p`: what tokens are drawn from (`ppl.lm.Proposal`); `policy`: when and how to resample, with a resampler that
+    keeps weights proper (a target is hit by nothing else).
+
+    `power`: None, and the law of texts that the target weighs is the one they are drawn from, at its temperature; or
+    the law is the model's to this power, whatever they are drawn from (power sampling; 1 is the model itself), so far
+    as `top_k`, `top_p` and `min_p` let them be drawn at all. With neither target nor power there are no weights, and
+    nothing is ever resampled.
 
     **Raises:** `ValueError` naming the setting that is out of range.
     """
@@ -67,6 +75,15 @@ class Settings:
     target: str | None = None
     temperature: float = 1.0
     policy: Policy = Policy()
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    power: float | None = None
+
+    @property
+    def weighs(self) -> bool:
+        """Do texts have weights at all?"""
+        return self.target is not None or self.power is not None
 
     def __post_init__(self) -> None:
         for name in ("num_particles", "max_steps", "max_step_tokens"):
@@ -74,6 +91,9 @@ class Settings:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature must be above 0 and finite, got {self.temperature}")
+        check_proposal(self.temperature, self.top_k, self.top_p, self.min_p)
+        if self.power is not None and not 0 < self.power < math.inf:
+            raise ValueError(f"power must be above 0 and finite, or None, got {self.power}")
         if not self.policy.proper:
             raise ValueError(f"policy must keep weights proper to hit a target, got how={self.policy.how}")
         if self.target is not None:
@@ -100,7 +120,11 @@ def decode(
     """
     plan = plan_for(lm, reward, prompts, settings)
     per_call = batch or even_batch(len(prompts), settings.num_particles)
-    policy = settings.policy if settings.target is not None else Policy("never")
+    policy = settings.policy if settings.weighs else Policy("never")
+    proposal = check_proposal(settings.temperature, settings.top_k, settings.top_p, settings.min_p)
+    power = None if settings.power is None else jnp.float32(settings.power)
+    ends = stop_table(lm.tokenizer, lm.config.vocab_size, [] if settings.delimiter is None else [settings.delimiter])
+    table = None if ends is None else jnp.asarray(ends.table)
     ids, known = lm.pad(prompts)
     parts = []
     for start in range(0, len(prompts), per_call):
@@ -109,7 +133,7 @@ def decode(
         chosen[chosen >= len(prompts)] = start
         out = _decode_batch(
             lm.graph, lm.params, None if reward is None else reward.graph, None if reward is None else reward.params,
-            jnp.asarray(ids[chosen]), jnp.asarray(known[chosen]), keys[chosen], jnp.float32(settings.temperature),
+            jnp.asarray(ids[chosen]), jnp.asarray(known[chosen]), keys[chosen], proposal, power, table,
             settings.num_particles, settings.target, policy, plan,
         )  # fmt: skip
         parts.append(jax.tree.map(np.asarray, out))
@@ -134,16 +158,20 @@ def plan_for(lm: LanguageModel, reward: RewardModel | None, prompts: Sequence[st
     """The plan that `settings` make for these models and prompts.
 
     **Raises:** `ValueError` if a target comes without a reward model, the two models' vocabularies differ, there is no
-    prompt, the delimiter is not one token, or a text could be longer than a model's context.
+    prompt, or a text could be longer than a model's context.
     """
     if settings.target is not None and reward is None:
         raise ValueError(f"target {settings.target!r} needs a reward model, got None")
+    if reward is not None and not isinstance(reward, RewardModel):
+        raise TypeError(
+            f"reward must be a sequence classifier (ppl.lm.RewardModel), whose score moves on with its cache, got "
+            f"{type(reward).__name__}; it can score finished texts by itself"
+        )
     if reward is not None and reward.tokenizer.get_vocab() != lm.tokenizer.get_vocab():
         raise ValueError(f"reward model {reward.name!r} and language model {lm.name!r} have different vocabularies")
     if not prompts:
         raise ValueError("prompts: at least one is needed, got none")
-    delimiter = None if settings.delimiter is None else lm.token_id(settings.delimiter)
-    plan = Plan(settings.max_steps, settings.max_step_tokens, delimiter, lm.config.eos_token_id)
+    plan = Plan(settings.max_steps, settings.max_step_tokens, lm.config.eos_token_ids)
     longest = lm.pad(prompts)[0].shape[1] + plan.slots
     limit = min(model.config.max_position_embeddings for model in (lm, reward) if model is not None)
     if longest > limit:
@@ -163,7 +191,9 @@ def _decode_batch(
     prompts: Int[Array, "problems length"],
     known: Bool[Array, "problems length"],
     keys: Key[Array, " problems"],
-    temperature: Float[Array, ""],
+    proposal: Proposal,
+    power: Float[Array, ""] | None,
+    delimiter: Int[Array, "states vocab"] | None,
     num_particles: int,
     target_name: str | None,
     policy: Policy,
@@ -175,7 +205,7 @@ def _decode_batch(
     each_step = reward if target is not None else None
 
     def one_problem(prompt, known, key):
-        model = solution_model(lm, each_step, target, prompt, known, temperature, plan)
+        model = solution_model(lm, each_step, target, prompt, known, proposal, plan, delimiter, power)
         run = particle_filter(
             key, model, None, num_particles, policy, num_steps=plan.max_steps - 1, ancestors=False, throw=False
         )

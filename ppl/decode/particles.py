@@ -14,18 +14,27 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from ppl.cost import Ledger
 from ppl.decode.targets import Target
 from ppl.lm.decoder import Decoder
-from ppl.lm.writing import Scored, Writing, read_prompt, read_prompt_scored, score_step, write_step
+from ppl.lm.proposals import Proposal
+from ppl.lm.writing import (
+    Scored,
+    Writing,
+    read_prompt,
+    read_prompt_scored,
+    score_step,
+    start_scoring,
+    start_writing,
+    write_step,
+)
 from ppl.smc import FeynmanKac
 
 
 class Plan(NamedTuple):
-    """How solutions are cut into steps: at most `max_steps` steps of at most `max_step_tokens` tokens, each ended by
-    token `delimiter` (None: by length alone) or by the end of the text, token `eos`."""
+    """How solutions are cut into steps: at most `max_steps` steps of at most `max_step_tokens` tokens; `eos`: the
+    tokens that end a text."""
 
     max_steps: int
     max_step_tokens: int
-    delimiter: int | None
-    eos: int
+    eos: tuple[int, ...]
 
     @property
     def slots(self) -> int:
@@ -58,18 +67,26 @@ def solution_model(
     target: Target | None,
     prompt: Int[Array, " length"],
     known: Bool[Array, " length"],
-    temperature: float | Float[Array, ""],
+    proposal: Proposal,
     plan: Plan,
+    delimiter: int | Int[Array, "states vocab"] | None,
+    power: float | Float[Array, ""] | None = None,
 ) -> FeynmanKac:
     """The Feynman-Kac model of solutions to one prompt; run it for `plan.max_steps - 1` steps after the first.
 
     **Arguments:** `prompt`, `known` [length]: token ids padded on the right, and which are tokens; the reward model
-    reads the same ids. Without a `reward` and `target` all potentials are one: plain sampling.
+    reads the same ids; `proposal`: what tokens are drawn from; `delimiter`: what ends a step, see
+    `ppl.lm.writing.write_step`. Without a `reward` and `target` all potentials are one: plain sampling.
+    `power`: weigh for the model to this power instead of for the proposal, which then only proposes.
     """
+    prefix, last = read_prompt(lm, prompt, known)
+    judged = None if reward is None else read_prompt_scored(reward, prompt, known)
 
     def init(key: Key[Array, ""], n: int, u: Int[Array, ""]) -> tuple[Solutions, Float[Array, " n"]]:
-        writing = read_prompt(lm, prompt, known, n=n, slots=plan.slots)
-        scored = None if reward is None else read_prompt_scored(reward, prompt, known, n=n, slots=plan.slots)
+        writing = start_writing(lm, prefix, last, n=n, slots=plan.slots)
+        scored = None
+        if reward is not None and judged is not None:
+            scored = start_scoring(reward, *judged, n=n, slots=plan.slots)
         ids, zeros = jnp.zeros((n, plan.slots), jnp.int32), jnp.zeros(n)
         length = jnp.full(n, jnp.sum(known, dtype=jnp.int32))
         none = jnp.zeros(n, jnp.int32)
@@ -83,25 +100,26 @@ def solution_model(
 
     def advance(key, state, u, *, first):
         offset = u * plan.max_step_tokens
-        slot = prompt.shape[0] + offset
         active = ~state.writing.finished
         writing, new = write_step(
-            lm, key, state.writing, slot, temperature,
-            max_tokens=plan.max_step_tokens, delimiter=plan.delimiter, eos=plan.eos,
+            lm, key, prefix, state.writing, offset, proposal,
+            max_tokens=plan.max_step_tokens, delimiter=delimiter, eos=plan.eos,
         )  # fmt: skip
         place = lambda all_, part: jax.lax.dynamic_update_slice_in_dim(all_, part, offset, axis=1)  # noqa: E731
         count = jnp.sum(new.written, dtype=jnp.int32)
         spent = state.spent + Ledger(generated_tokens=count)
         scored, log_odds, log_potential = state.scored, state.log_odds, jnp.zeros(active.shape)
-        if reward is not None and scored is not None:
+        if power is not None:
+            log_potential = power * new.log_prob - new.log_proposal  # zero where nothing was written
+        if reward is not None and scored is not None and judged is not None:
             previous = None if first else scored.log_odds
-            scored = score_step(reward, scored, new.tokens, new.written, slot)
+            scored = score_step(reward, judged[0], scored, new.tokens, new.written, offset)
             log_odds = jax.lax.dynamic_update_slice_in_dim(log_odds, scored.log_odds[:, None], u, axis=1)
             spent = spent + Ledger(0, 0, jnp.sum(active, dtype=jnp.int32), count, 0.0)
             if target is not None:
                 # A finished text is absorbed: it keeps its weight while the others go on. Deciding it here, and not
                 # by `ppl.smc.absorb`, saves a select over both caches.
-                log_potential = jnp.where(active, target(scored.log_odds, previous), 0.0)
+                log_potential = log_potential + jnp.where(active, target(scored.log_odds, previous), 0.0)
         return Solutions(
             writing, scored, place(state.tokens, new.tokens), place(state.written, new.written),
             state.log_prob + new.log_prob, state.log_proposal + new.log_proposal, log_odds,

@@ -7,15 +7,35 @@ step with a cache whose leaves have the particle axis first, so that resampling 
 
 from ppl.lm.bundled import bundled_models
 from ppl.lm.checkpoint import save_folder
-from ppl.lm.model import LanguageModel, Model, RewardModel, load, load_reward
-from ppl.lm.writing import Scored, Step, Writing, read_prompt, read_prompt_scored, score_step, write_step
+from ppl.lm.completion import Completion
+from ppl.lm.generation import Constraint
+from ppl.lm.model import LanguageModel, Model, load
+from ppl.lm.proposals import Proposal
+from ppl.lm.reward import RewardModel, StepRewardModel, load_reward
+from ppl.lm.verifier import GenerativeVerifier
+from ppl.lm.writing import (
+    Scored,
+    Step,
+    Writing,
+    read_prompt,
+    read_prompt_scored,
+    score_step,
+    start_scoring,
+    start_writing,
+    write_step,
+)
 
 __all__ = [
+    "Completion",
+    "Constraint",
+    "GenerativeVerifier",
     "LanguageModel",
     "Model",
+    "Proposal",
     "RewardModel",
     "Scored",
     "Step",
+    "StepRewardModel",
     "Writing",
     "bundled_models",
     "load",
@@ -24,5 +44,7 @@ __all__ = [
     "read_prompt_scored",
     "save_folder",
     "score_step",
+    "start_scoring",
+    "start_writing",
     "write_step",
 ]

@@ -43,14 +43,19 @@ class Cache(NamedTuple):
 
 
 class Prefix(NamedTuple):
-    """Keys and values of tokens that all rows of a batch begin with, without a batch axis: they are held once.
+    """Keys and values of tokens that all rows of a problem begin with: they are held once a problem.
 
-    `keys`, `values`: one [kv_heads, prefix, head_dim] array a layer; `valid` [prefix]: which places hold a token.
+    `keys`, `values`: one [problems, kv_heads, prefix, head_dim] array a layer; `valid` [problems, prefix]: which places
+    hold a token. The rows of a batch are those of the first problem, then those of the second, equally many each.
     """
 
-    keys: tuple[Float[Array, "kv_heads prefix head_dim"], ...]
-    values: tuple[Float[Array, "kv_heads prefix head_dim"], ...]
-    valid: Bool[Array, " prefix"]
+    keys: tuple[Float[Array, "problems kv_heads prefix head_dim"], ...]
+    values: tuple[Float[Array, "problems kv_heads prefix head_dim"], ...]
+    valid: Bool[Array, "problems prefix"]
+
+    def length(self, batch: int) -> Int[Array, " batch"]:
+        """Tokens of each row's prefix."""
+        return jnp.repeat(jnp.sum(self.valid, axis=1, dtype=jnp.int32), batch // self.valid.shape[0])
 
 
 def empty_cache(
@@ -59,8 +64,8 @@ def empty_cache(
     """A cache of `slots` empty slots for `batch` rows, which go on after `prefix` where there is one."""
     zeros = jnp.zeros((batch, config.num_key_value_heads, slots, config.head_dim), dtype)
     layers = (zeros,) * config.num_hidden_layers
-    start = 0 if prefix is None else jnp.sum(prefix.valid, dtype=jnp.int32)
-    return Cache(layers, layers, jnp.zeros((batch, slots), bool), jnp.full(batch, start, jnp.int32))
+    length = jnp.zeros(batch, jnp.int32) if prefix is None else prefix.length(batch)
+    return Cache(layers, layers, jnp.zeros((batch, slots), bool), length)
 
 
 class Sight(NamedTuple):
@@ -112,7 +117,8 @@ class Attention(nnx.Module):
         x: Float[Array, "batch query width"],
         sight: Sight,
         past: tuple[Float[Array, "batch kv_heads slots dim"], Float[Array, "batch kv_heads slots dim"]] | None,
-        shared: tuple[Float[Array, "kv_heads prefix dim"], Float[Array, "kv_heads prefix dim"]] | None,
+        shared: tuple[Float[Array, "problems kv_heads prefix dim"], Float[Array, "problems kv_heads prefix dim"]]
+        | None,
         slot: int | Int[Array, ""],
     ) -> tuple[Float[Array, "batch query width"], tuple[Array, Array]]:
         batch, query, _ = x.shape
@@ -134,10 +140,14 @@ class Attention(nnx.Module):
             v = jax.lax.dynamic_update_slice_in_dim(past[1], v, slot, axis=2)
         scores = self._masked(jnp.einsum("bkgqd,bksd->bkgqs", q, k), sight.mask)
         if shared is not None and sight.prefix is not None:
-            ahead = self._masked(jnp.einsum("bkgqd,ksd->bkgqs", q, shared[0]), sight.prefix)
+            # Rows of one problem share its keys: [problems, rows of it, ...].
+            of_problem = lambda y: y.reshape(shared[0].shape[0], -1, *y.shape[1:])  # noqa: E731
+            ahead = jnp.einsum("pnkgqd,pksd->pnkgqs", of_problem(q), shared[0])
+            ahead = self._masked(ahead.reshape(batch, *ahead.shape[2:]), sight.prefix)
             weights = jax.nn.softmax(jnp.concatenate([ahead, scores], axis=-1), axis=-1).astype(x.dtype)
             split = ahead.shape[-1]
-            mixed = jnp.einsum("bkgqs,ksd->bqkgd", weights[..., :split], shared[1])
+            mixed = jnp.einsum("pnkgqs,pksd->pnqkgd", of_problem(weights[..., :split]), shared[1])
+            mixed = mixed.reshape(batch, *mixed.shape[2:])
             mixed = mixed + jnp.einsum("bkgqs,bksd->bqkgd", weights[..., split:], v)
         else:
             mixed = jnp.einsum("bkgqs,bksd->bqkgd", jax.nn.softmax(scores, axis=-1).astype(x.dtype), v)
@@ -234,14 +244,14 @@ class Decoder(nnx.Module):
         query = tokens.shape[1]
         if cache is not None and query + (slot if isinstance(slot, int) else 0) > cache.valid.shape[1]:
             raise ValueError(f"the cache has {cache.valid.shape[1]} slots, no room for {query} from slot {slot} on")
-        shared = 0 if prefix is None else jnp.sum(prefix.valid, dtype=jnp.int32)
-        start = jnp.full(tokens.shape[0], shared, jnp.int32) if cache is None else cache.length
+        before = jnp.zeros(tokens.shape[0], jnp.int32) if prefix is None else prefix.length(tokens.shape[0])
+        start = before if cache is None else cache.length
         positions = start[:, None] + jnp.maximum(jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1, 0)
         if cache is None:
             known, first = valid, 0
         else:
             known, first = jax.lax.dynamic_update_slice_in_dim(cache.valid, valid, slot, axis=1), slot
-        sights = self._sights(positions, known, first, prefix, shared)
+        sights = self._sights(positions, known, first, prefix, before)
         x = self.embed_tokens[...][tokens] * jnp.asarray(self.config.embedding_scale, self.dtype)
         if self.config.learned_positions:
             x = x + self.embed_positions[...][positions]
@@ -255,13 +265,14 @@ class Decoder(nnx.Module):
         length = start + valid.sum(axis=1, dtype=jnp.int32)
         return self.norm(x), (None if cache is None else Cache(tuple(keys), tuple(values), known, length))
 
-    def read_prefix(self, tokens: Int[Array, " length"], valid: Bool[Array, " length"]) -> tuple[Array, Prefix]:
-        """Read what a batch of rows will begin with: hidden states [length, width], and the prefix."""
-        cache = empty_cache(self.config, batch=1, slots=tokens.shape[0], dtype=self.dtype)
-        hidden, cache = self.hidden(tokens[None], valid[None], cache, 0)
+    def read_prefix(
+        self, tokens: Int[Array, "problems length"], valid: Bool[Array, "problems length"]
+    ) -> tuple[Float[Array, "problems length width"], Prefix]:
+        """Read what the rows of each problem will begin with: hidden states, and the prefix."""
+        cache = empty_cache(self.config, batch=tokens.shape[0], slots=tokens.shape[1], dtype=self.dtype)
+        hidden, cache = self.hidden(tokens, valid, cache, 0)
         assert cache is not None
-        keys, values = (tuple(x[0] for x in layers) for layers in (cache.keys, cache.values))
-        return hidden[0], Prefix(keys, values, valid)
+        return hidden, Prefix(cache.keys, cache.values, valid)
 
     def logits(self, hidden: Float[Array, "*batch width"]) -> Float[Array, "*batch vocab"]:
         """Next-token logits, float32."""
@@ -279,22 +290,27 @@ class Decoder(nnx.Module):
         out = jnp.einsum("...w,wl->...l", hidden, self.score[...], preferred_element_type=jnp.float32)
         return out if self.score_bias is None else out + self.score_bias[...]
 
-    def _sights(self, positions, known, first, prefix, shared) -> dict[int | None, Sight]:
+    def _sights(self, positions, known, first, prefix, before) -> dict[int | None, Sight]:
         """What queries at `positions` see, for each window that some layer has."""
         query, config = positions.shape[1], self.config
         causal = jnp.arange(known.shape[1]) <= first + jnp.arange(query)[:, None]
         mask = known[:, None, :] & causal
-        ahead = None if prefix is None else jnp.broadcast_to(prefix.valid, (*positions.shape, prefix.valid.shape[0]))
+        ahead = ahead_place = None
+        if prefix is not None:
+            rows = positions.shape[0] // prefix.valid.shape[0]
+            of_row = lambda x: jnp.repeat(x, rows, axis=0)[:, None]  # noqa: E731
+            ahead = jnp.broadcast_to(of_row(prefix.valid), (*positions.shape, prefix.valid.shape[1]))
+            ahead_place = of_row(jnp.cumsum(prefix.valid, axis=1, dtype=jnp.int32) - 1)
         sights = {}
         for window in {config.window(i) for i in range(config.num_hidden_layers)}:
             seen, seen_ahead = mask, ahead
             if window is not None:
                 # A slot's position counts the row's tokens up to it: holes have none and are masked anyway.
-                place = shared + jnp.cumsum(known, axis=1, dtype=jnp.int32) - 1
+                place = before[:, None] + jnp.cumsum(known, axis=1, dtype=jnp.int32) - 1
                 oldest = positions[:, :, None] - window
                 seen = mask & (place[:, None] > oldest)
-                if prefix is not None:
-                    seen_ahead = ahead & ((jnp.cumsum(prefix.valid, dtype=jnp.int32) - 1) > oldest)
+                if ahead is not None:
+                    seen_ahead = ahead & (ahead_place > oldest)
             cos = sin = None
             if not config.learned_positions:
                 angles = positions[:, None, :, None] * frequencies(config, local=window is not None)

@@ -12,16 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 from tokenizers import Tokenizer
 
 from ppl.lm.bundled import model_folder
 from ppl.lm.chat import ChatTemplate, Message, load_chat_template
 from ppl.lm.checkpoint import Placement, load_folder
+from ppl.lm.completion import Completion, completion_records
 from ppl.lm.config import DecoderConfig
 from ppl.lm.decoder import Decoder
 from ppl.lm.families import read_json
+from ppl.lm.generation import ROWS_PER_CALL, Constraint, Weights, completions, generate, request
 from ppl.lm.tokenizer import encode
+from ppl.records import Records
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,10 +83,8 @@ class Model:
             digest.update(np.asarray(leaf).tobytes())
         return f"{self.name}-{digest.hexdigest()[:16]}"
 
-    def pad(
-        self, prompts: Sequence[str], *, multiple: int = 8
-    ) -> tuple[Int[np.ndarray, "batch length"], Bool[np.ndarray, "batch length"]]:
-        """Prompts as ids padded on the right, and which are tokens; to a `multiple`, so that few lengths compile.
+    def pad(self, prompts: Sequence[str]) -> tuple[Int[np.ndarray, "batch length"], Bool[np.ndarray, "batch length"]]:
+        """Prompts as ids padded on the right, and which are tokens; to one of few lengths, so that few compile.
 
         **Raises:** `ValueError` for a prompt that is longer than the model's context.
         """
@@ -93,12 +94,7 @@ class Model:
             raise ValueError(
                 f"a prompt has {longest} tokens, model {self.name!r} reads {self.config.max_position_embeddings}"
             )
-        length = -(-longest // multiple) * multiple
-        ids = np.full((len(rows), length), self.pad_id, np.int32)
-        known = np.zeros(ids.shape, bool)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)], known[i, : len(row)] = row, True
-        return ids, known
+        return padded(rows, self.pad_id)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,25 +119,104 @@ class LanguageModel(Model):
             return jnp.zeros((ids.shape[0], ids.shape[1] - 1))  # nothing to predict
         return _log_probs(self.graph, self.params, jnp.asarray(ids, jnp.int32))
 
+    def complete(
+        self,
+        prompts: Sequence[str] | Sequence[Sequence[int]],
+        key: int | Key[Array, ""],
+        *,
+        num_samples: int = 1,
+        max_tokens: int = 256,
+        temperature: float | Sequence[float] = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        stop: Sequence[str] = (),
+        constraint: Constraint | None = None,
+        batch_size: int = ROWS_PER_CALL,
+    ) -> list[list[Completion]]:
+        """`num_samples` continuations of each prompt, as `[prompts][num_samples]` completions.
 
-@dataclass(frozen=True, eq=False)
-class RewardModel(Model):
-    """A process reward model: the probability that a solution which begins like this ends up right."""
+        **Arguments:**
 
-    def score(self, prompts: Sequence[str], prefixes: Sequence[str]) -> Float[np.ndarray, " batch"]:
-        """P(right) of each prefix of a solution, in [0, 1].
+        - `prompts`: texts (see `encode`) or token ids;
+        - `key`: folded with a prompt's place, so that its samples do not hang on how many prompts there are;
+        - `max_tokens`: most tokens of a continuation, the one that ends it included;
+        - `temperature` (one, or one a prompt; 0 is greedy), `top_k`, `top_p`, `min_p`: see `ppl.lm.proposals.Proposal`;
+        - `stop`: texts that end a continuation, found also across tokens; the text is cut before them, the tokens and
+          their log-probabilities are not;
+        - `constraint`: which tokens may come next, see `ppl.lm.generation.Constraint`;
+        - `batch_size`: rows (prompts times samples) in one compiled call, which bounds memory.
 
-        A prefix ends with a whole step, its delimiter included (`"8 + 4 = 12 left: 6 10 12 \\n"`), and a finished
-        solution with the end-of-text token (`"12 + 12 = 24 </s>"`): the places at which the model learnt to judge.
-
-        **Raises:** `ValueError` if the two lists differ in length, or a text has words that the model lacks.
+        **Raises:** `ValueError` naming the argument that is out of range, or the prompt that is empty or longer than
+        the model's context less `max_tokens`.
         """
-        if len(prompts) != len(prefixes):
-            raise ValueError(f"prompts and prefixes must pair up, got {len(prompts)} and {len(prefixes)}")
-        if not prompts:
-            return np.zeros(0, np.float32)
-        ids, known = self.pad([a + b for a, b in zip(prompts, prefixes, strict=True)])
-        return np.asarray(jax.nn.sigmoid(_last_score(self.graph, self.params, ids, known)))
+        asked = request(
+            self.tokenizer, self.config.vocab_size, key, num_samples, max_tokens, temperature, top_k, top_p, min_p, stop
+        )
+        rows = [self.encode(p) if isinstance(p, str) else [int(t) for t in p] for p in prompts]
+        self._check_prompts(rows, max_tokens)
+        heat = np.broadcast_to(np.asarray(asked.proposal.temperature), len(rows))
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1 row, got {batch_size}")
+        per_call = max(1, batch_size // num_samples)
+        calls = -(-len(rows) // per_call)
+        found: list[list[Completion]] = [[] for _ in rows]
+        # Prompts of like length together: little padding is read.
+        for chosen in np.array_split(np.argsort([len(row) for row in rows], kind="stable"), max(calls, 1)):
+            if not len(chosen):
+                continue
+            # Calls of one size: the last one is filled up with its first prompt.
+            filled = np.concatenate([chosen, np.full(-(-len(rows) // calls) - len(chosen), chosen[0])])
+            ids, known = padded([rows[i] for i in filled], self.pad_id)
+            keys = jax.vmap(lambda i: jax.random.fold_in(asked.key, i))(filled)
+            out = generate(
+                Weights(self.graph, self.params), ids, known, keys,
+                asked.proposal._replace(temperature=jnp.asarray(heat[filled])), asked.stops, constraint,
+                num_samples=num_samples, max_tokens=max_tokens, eos=self.config.eos_token_ids,
+            )  # fmt: skip
+            for i, texts in zip(chosen, completions(out, num_samples, self.decode, stop), strict=False):
+                found[i] = texts
+        return found
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        key: int | Key[Array, ""],
+        *,
+        num_samples: int = 1,
+        max_tokens: int = 256,
+        temperature: float | Sequence[float] = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        stop: Sequence[str] = (),
+        constraint: Constraint | None = None,
+        batch_size: int = ROWS_PER_CALL,
+    ) -> Records:
+        """The same continuations as `complete` as a table of attempts.
+
+        `log_prob` and `log_proposal` are sums over the tokens of a continuation, under the model and under what they
+        were drawn from: `exp(log_prob - log_proposal)` is the importance weight of a sample. Problems are numbered by
+        place. **Arguments, Raises:** as `complete`.
+        """
+        found = self.complete(
+            prompts, key, num_samples=num_samples, max_tokens=max_tokens, temperature=temperature, top_k=top_k,
+            top_p=top_p, min_p=min_p, stop=stop, constraint=constraint, batch_size=batch_size,
+        )  # fmt: skip
+        return completion_records(prompts, found, [len(self.encode(prompt)) for prompt in prompts])
+
+    def _check_prompts(self, rows: Sequence[Sequence[int]], max_tokens: int) -> None:
+        limit, vocab = self.config.max_position_embeddings, self.config.vocab_size
+        for i, row in enumerate(rows):
+            if not row:
+                raise ValueError(f"prompt {i} has no token, and model {self.name!r} no start token: write one at least")
+            if len(row) + max_tokens > limit:
+                raise ValueError(
+                    f"prompt {i} has {len(row)} tokens, with max_tokens={max_tokens} more than the {limit} that model "
+                    f"{self.name!r} reads"
+                )
+            if not 0 <= min(row) <= max(row) < vocab:
+                raise ValueError(f"prompt {i}: token ids must be in 0..{vocab - 1}, got {min(row)}..{max(row)}")
 
 
 def load(path_or_name: str | Path, *, dtype: DTypeLike = jnp.float32, sharding: Placement = None) -> LanguageModel:
@@ -156,22 +231,14 @@ def load(path_or_name: str | Path, *, dtype: DTypeLike = jnp.float32, sharding: 
     **Raises:** `ValueError` naming the file that is missing or broken, and the known names.
     """
     folder = model_folder(path_or_name)
-    model = LanguageModel(*_parts(folder, dtype, sharding))
+    model = LanguageModel(*parts(folder, dtype, sharding))
     if model.config.num_labels:
         raise ValueError(f"{folder} is a reward model; ppl.lm.load_reward loads it")
     return model
 
 
-def load_reward(path_or_name: str | Path, *, dtype: DTypeLike = jnp.float32, sharding: Placement = None) -> RewardModel:
-    """A reward model from a folder, or a bundled one by name (`"countdown-prm"`). **Arguments, Raises:** as `load`."""
-    folder = model_folder(path_or_name)
-    model = RewardModel(*_parts(folder, dtype, sharding))
-    if model.config.num_labels != 1:
-        raise ValueError(f"{folder} is not a reward model with one label (num_labels={model.config.num_labels})")
-    return model
-
-
-def _parts(folder: Path, dtype: DTypeLike, sharding: Placement) -> tuple:
+def parts(folder: Path, dtype: DTypeLike, sharding: Placement) -> tuple:
+    """What a model is made of, from its folder."""
     decoder, tokenizer = load_folder(folder, dtype=dtype, sharding=sharding)
     path = folder / "generation_config.json"
     defaults = read_json(path) if path.is_file() else {}
@@ -183,6 +250,19 @@ def _parts(folder: Path, dtype: DTypeLike, sharding: Placement) -> tuple:
     return folder.name, *nnx.split(decoder), tokenizer, config, load_chat_template(folder), defaults
 
 
+def padded(
+    rows: Sequence[Sequence[int]], pad_id: int
+) -> tuple[Int[np.ndarray, "batch length"], Bool[np.ndarray, "batch length"]]:
+    """Rows in one array, padded to a multiple of 8 and, of long ones, of an eighth of the length."""
+    longest = max((len(row) for row in rows), default=1)
+    multiple = max(8, 2 ** (longest - 1).bit_length() // 8)
+    ids = np.full((len(rows), -(-longest // multiple) * multiple), pad_id, np.int32)
+    known = np.zeros(ids.shape, bool)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)], known[i, : len(row)] = row, True
+    return ids, known
+
+
 @partial(jax.jit, static_argnums=0)
 def _log_probs(
     graph: nnx.GraphDef, params: nnx.State, tokens: Int[Array, "batch length"]
@@ -191,13 +271,3 @@ def _log_probs(
     hidden, _ = decoder.hidden(tokens[:, :-1], jnp.ones(tokens[:, :-1].shape, bool))
     log_probs = jax.nn.log_softmax(decoder.logits(hidden))
     return jnp.take_along_axis(log_probs, tokens[:, 1:, None], axis=-1)[..., 0]
-
-
-@partial(jax.jit, static_argnums=0)
-def _last_score(
-    graph: nnx.GraphDef, params: nnx.State, tokens: Int[Array, "batch length"], known: Bool[Array, "batch length"]
-) -> Float[Array, " batch"]:
-    decoder: Decoder = nnx.merge(graph, params)
-    hidden, _ = decoder.hidden(tokens, known)
-    last = jnp.sum(known, axis=1) - 1
-    return decoder.scores(jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0])[:, 0]

@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from ppl.lm.decoder import Cache, Decoder, empty_cache
+from ppl.lm.decoder import Cache, Decoder, Prefix, empty_cache
+from ppl.lm.proposals import Proposal, inverse_cdf, log_density
+from ppl.lm.stops import HIT, Stops
 
 
 class Writing(NamedTuple):
@@ -35,81 +37,73 @@ class Step(NamedTuple):
 
 
 def read_prompt(
-    decoder: Decoder, prompt: Int[Array, " length"], known: Bool[Array, " length"], *, n: int, slots: int
-) -> Writing:
-    """Read a prompt once and hand it to `n` rows with room for `slots` more tokens.
+    decoder: Decoder, prompt: Int[Array, " length"], known: Bool[Array, " length"]
+) -> tuple[Prefix, Int[Array, ""]]:
+    """Read a prompt once, for all rows that will go on from it: its keys and values, and its last token.
 
     **Arguments:** `prompt` [length] ids padded on the right; `known` [length]: which of them are the prompt.
-    All but its last token are read here; that one is read when the first token is drawn.
+    All but the last token are read here; that one is read when the first token is drawn.
     """
-    length = prompt.shape[0]
     end = jnp.sum(known, dtype=jnp.int32) - 1
-    cache = empty_cache(decoder.config, batch=1, slots=length + slots)
-    _, cache = decoder.hidden(prompt[None], (known & (jnp.arange(length) < end))[None], cache, 0)
-    assert cache is not None
-    cache = jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *x.shape[1:])), cache)
-    return Writing(cache, jnp.full(n, prompt[end]), jnp.zeros(n, bool))
+    _, prefix = decoder.read_prefix(prompt[None], (known & (jnp.arange(prompt.shape[0]) < end))[None])
+    return prefix, prompt[end]
+
+
+def start_writing(decoder: Decoder, prefix: Prefix, last: Int[Array, ""], *, n: int, slots: int) -> Writing:
+    """`n` rows that begin with `prefix` and the token `last`, with room for `slots` more tokens each."""
+    cache = empty_cache(decoder.config, batch=n, slots=slots, prefix=prefix, dtype=decoder.dtype)
+    return Writing(cache, jnp.full(n, last), jnp.zeros(n, bool))
 
 
 def write_step(
     decoder: Decoder,
     key: Key[Array, ""],
+    prefix: Prefix,
     writing: Writing,
     slot: int | Int[Array, ""],
-    temperature: float | Float[Array, ""],
+    proposal: Proposal,
     *,
     max_tokens: int,
-    delimiter: int | None,
-    eos: int,
+    delimiter: int | Int[Array, "states vocab"] | None,
+    eos: tuple[int, ...],
 ) -> tuple[Writing, Step]:
     """Let every unfinished row write one step, into cache slots `slot` .. `slot + max_tokens - 1`.
 
-    **Arguments:** `delimiter` ends a step (None: only the end of text and `max_tokens` do); tokens are drawn from
-    the model's next-token law at `temperature` > 0.
+    **Arguments:** `prefix`: what all rows begin with; `proposal`: what tokens are drawn from; `delimiter` ends a step:
+    one token, or the table of a text that may lie across tokens (`ppl.lm.stops`; None: only the end of the text and
+    `max_tokens` do); `eos`: the tokens that end a text.
     """
 
     def one_token(carry, inputs):
-        writing, active, log_prob, log_proposal = carry
+        writing, active, stop, log_prob, log_proposal = carry
         uniform, offset = inputs
-        hidden, cache = decoder.hidden(writing.last[:, None], active[:, None], writing.cache, slot + offset)
+        hidden, cache = decoder.hidden(writing.last[:, None], active[:, None], writing.cache, slot + offset, prefix)
         assert cache is not None
         log_p = jax.nn.log_softmax(decoder.logits(hidden[:, 0]))
-        log_q = jax.nn.log_softmax(log_p / temperature)
+        log_q = log_density(proposal, log_p)
         token = inverse_cdf(uniform, log_q)
         chosen = lambda law: jnp.where(active, jnp.take_along_axis(law, token[:, None], axis=1)[:, 0], 0.0)  # noqa: E731
         log_prob, log_proposal = log_prob + chosen(log_p), log_proposal + chosen(log_q)
-        finished = writing.finished | (active & (token == eos))
+        ends = jnp.isin(token, jnp.asarray(eos, jnp.int32)) if eos else jnp.zeros(token.shape, bool)
+        finished = writing.finished | (active & ends)
         written, token = active, jnp.where(active, token, 0)
         writing = Writing(cache, jnp.where(active, token, writing.last), finished)
         active = active & ~finished
-        if delimiter is not None:
+        if isinstance(delimiter, int):
             active = active & (token != delimiter)
-        return (writing, active, log_prob, log_proposal), (token, written)
+        elif delimiter is not None:
+            stop = delimiter[stop, token].astype(jnp.int32)
+            active = active & (stop != HIT)
+        return (writing, active, stop, log_prob, log_proposal), (token, written)
 
     n = writing.last.shape[0]
     uniforms = jax.random.uniform(key, (max_tokens, n))
     zeros = jnp.zeros(n)
-    start = (writing, ~writing.finished, zeros, zeros)
-    (writing, _, log_prob, log_proposal), (tokens, written) = jax.lax.scan(
+    start = (writing, ~writing.finished, jnp.full(n, Stops.START, jnp.int32), zeros, zeros)
+    (writing, _, _, log_prob, log_proposal), (tokens, written) = jax.lax.scan(
         one_token, start, (uniforms, jnp.arange(max_tokens))
     )
     return writing, Step(tokens.T, written.T, log_prob, log_proposal)
-
-
-def inverse_cdf(uniform: Float[Array, " n"], log_probs: Float[Array, "n vocab"]) -> Int[Array, " n"]:
-    """A draw from each row's law, by one uniform a row.
-
-    A Gumbel draw needs as many random numbers as the vocabulary has tokens, which at small models costs a third
-    of the decoding time. Tokens of probability zero are never drawn.
-
-    **Arguments:** `uniform` [n] in [0, 1); `log_probs` [n, vocab], with a token of positive probability in every row.
-    """
-    probs = jnp.exp(log_probs)
-    # XLA sums a prefix as a tree, so rounding may raise the sum at a token of probability zero: skip those by name.
-    cdf = jnp.where(probs > 0, jnp.cumsum(probs, axis=-1), 0.0)
-    past = cdf > uniform[:, None] * jnp.max(cdf, axis=-1, keepdims=True)
-    vocab = probs.shape[-1]
-    return jnp.min(jnp.where(past, jnp.arange(vocab, dtype=jnp.int32), vocab - 1), axis=-1)
 
 
 class Scored(NamedTuple):
@@ -120,26 +114,30 @@ class Scored(NamedTuple):
 
 
 def read_prompt_scored(
-    decoder: Decoder, prompt: Int[Array, " length"], known: Bool[Array, " length"], *, n: int, slots: int
-) -> Scored:
-    """Let a reward model read a prompt once, for `n` rows with room for `slots` more tokens."""
-    cache = empty_cache(decoder.config, batch=1, slots=prompt.shape[0] + slots)
-    hidden, cache = decoder.hidden(prompt[None], known[None], cache, 0)
-    assert cache is not None
-    end = jnp.sum(known) - 1
-    cache = jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *x.shape[1:])), cache)
-    return Scored(cache, jnp.broadcast_to(decoder.scores(hidden[0, end])[0], n))
+    decoder: Decoder, prompt: Int[Array, " length"], known: Bool[Array, " length"]
+) -> tuple[Prefix, Float[Array, ""]]:
+    """Let a reward model read a prompt once: its keys and values, and the score after it."""
+    hidden, prefix = decoder.read_prefix(prompt[None], known[None])
+    return prefix, decoder.scores(hidden[0, jnp.sum(known) - 1])[0]
+
+
+def start_scoring(decoder: Decoder, prefix: Prefix, log_odds: Float[Array, ""], *, n: int, slots: int) -> Scored:
+    """`n` rows that begin with `prefix`, with room for `slots` more tokens each."""
+    cache = empty_cache(decoder.config, batch=n, slots=slots, prefix=prefix, dtype=decoder.dtype)
+    return Scored(cache, jnp.broadcast_to(log_odds, n))
 
 
 def score_step(
     decoder: Decoder,
+    prefix: Prefix,
     scored: Scored,
     tokens: Int[Array, "n max_tokens"],
     written: Bool[Array, "n max_tokens"],
     slot: int | Int[Array, ""],
 ) -> Scored:
-    """Read one more step: its own tokens only, the prefix is in the cache. A row without new tokens keeps its score."""
-    hidden, cache = decoder.hidden(tokens, written, scored.cache, slot)
+    """Read one more step: its own tokens only, the rest is in prefix and cache. A row without new tokens keeps its
+    score."""
+    hidden, cache = decoder.hidden(tokens, written, scored.cache, slot, prefix)
     assert cache is not None
     slots = jnp.arange(tokens.shape[1])
     end = jnp.max(jnp.where(written, slots, -1), axis=1)

@@ -15,7 +15,7 @@ PAD, BOS, EOS, NEWLINE = range(4)
 VOCABULARY = 4  # the special tokens are words like any other to a decoder: two that go on, one that ends a step, EOS
 PROMPT = np.asarray([BOS, NEWLINE, PAD, PAD], np.int32)
 KNOWN = np.asarray([True, True, False, False])
-PLAN = Plan(max_steps=3, max_step_tokens=2, delimiter=NEWLINE, eos=EOS)
+PLAN = Plan(max_steps=3, max_step_tokens=2, eos=(EOS,))
 
 
 def decoder(seed, *, labels=0, sharpness=1.0, vocabulary=VOCABULARY, context=32):
@@ -88,13 +88,13 @@ def enumerated(lm, reward, *, plan=PLAN, prompt=PROMPT, known=KNOWN, temperature
 
 def _continue(steps, plan, vocabulary):
     """Every completion of the whole steps written so far."""
-    if len(steps) == plan.max_steps or (steps and steps[-1][-1] == plan.eos):
+    if len(steps) == plan.max_steps or (steps and steps[-1][-1] == EOS):
         return [steps]
     return [text for step in _steps([], plan, vocabulary) for text in _continue([*steps, step], plan, vocabulary)]
 
 
 def _steps(tokens, plan, vocabulary):
-    if len(tokens) == plan.max_step_tokens or (tokens and tokens[-1] in (plan.eos, plan.delimiter)):
+    if len(tokens) == plan.max_step_tokens or (tokens and tokens[-1] in (EOS, NEWLINE)):
         return [tokens]
     return [step for token in range(vocabulary) for step in _steps([*tokens, token], plan, vocabulary)]
 

@@ -84,7 +84,7 @@ def test_a_prefix_and_a_cache_see_what_a_full_pass_sees():
             from ppl.lm.decoder import empty_cache
 
             prompt = jnp.pad(tokens[0, :8], (0, 4))
-            _, prefix = decoder.read_prefix(prompt, jnp.arange(12) < 8)
+            _, prefix = decoder.read_prefix(prompt[None], (jnp.arange(12) < 8)[None])
             cache = empty_cache(decoder.config, batch=3, slots=16, prefix=prefix)
             first, cache = decoder.hidden(tokens[:, 8:13], jnp.ones((3, 5), bool), cache, 0, prefix)
             # A pause of two slots, whose tokens must not matter.

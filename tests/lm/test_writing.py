@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ppl.lm.writing import inverse_cdf, read_prompt, read_prompt_scored, score_step, write_step
-from tests.lm.toys import NEWLINE, full_logits, toy_decoder
+from ppl.lm.proposals import Proposal, inverse_cdf
+from ppl.lm.stops import stop_table
+from ppl.lm.writing import read_prompt, read_prompt_scored, score_step, start_scoring, start_writing, write_step
+from tests.lm.toys import NEWLINE, TOKENIZER, full_logits, toy_decoder
 
 DECODER = toy_decoder(seed=1)
 EOS = DECODER.config.eos_token_id
@@ -26,12 +28,13 @@ def written_steps(seed, n=200, steps=3, max_tokens=5, *, temperature=1.0, delimi
 @partial(jax.jit, static_argnums=(0, 4, 5, 6, 7))
 def _written(graph, params, key, temperature, n, steps, max_tokens, delimiter):
     decoder = nnx.merge(graph, params)
-    writing = read_prompt(decoder, PADDED, KNOWN, n=n, slots=steps * max_tokens)
+    prefix, last = read_prompt(decoder, PADDED, KNOWN)
+    writing = start_writing(decoder, prefix, last, n=n, slots=steps * max_tokens)
     out = []
     for t, subkey in enumerate(jax.random.split(key, steps)):
         writing, step = write_step(
-            decoder, subkey, writing, 8 + t * max_tokens, temperature,
-            max_tokens=max_tokens, delimiter=delimiter, eos=EOS,
+            decoder, subkey, prefix, writing, t * max_tokens, Proposal(temperature),
+            max_tokens=max_tokens, delimiter=delimiter, eos=(EOS,),
         )  # fmt: skip
         out.append(step)
     return out, writing
@@ -158,11 +161,15 @@ def test_resampled_rows_go_on_from_their_ancestor():
     @jax.jit
     def go(params, key):
         decoder = nnx.merge(graph, params)
-        writing = read_prompt(decoder, PADDED, KNOWN, n=n, slots=10)
-        options = {"max_tokens": 5, "delimiter": NEWLINE, "eos": EOS}
-        writing, first = write_step(decoder, jax.random.fold_in(key, 0), writing, 8, 1.0, **options)
+        prefix, last = read_prompt(decoder, PADDED, KNOWN)
+        writing = start_writing(decoder, prefix, last, n=n, slots=10)
+        # The delimiter as a token, and as the table of a text that may lie across tokens: the same here.
+        options = {"max_tokens": 5, "eos": (EOS,)}
+        table = jnp.asarray(stop_table(TOKENIZER, TOKENIZER.get_vocab_size(), ["\n"]).table)
+        keys = jax.random.split(key)
+        writing, first = write_step(decoder, keys[0], prefix, writing, 0, Proposal(), delimiter=NEWLINE, **options)
         writing = jax.tree.map(lambda x: x[ancestors], writing)
-        return first, write_step(decoder, jax.random.fold_in(key, 1), writing, 13, 1.0, **options)[1]
+        return first, write_step(decoder, keys[1], prefix, writing, 5, Proposal(), delimiter=table, **options)[1]
 
     first, second = go(params, jax.random.key(2))
     before, after = rows_of([first]), rows_of([second])
@@ -173,6 +180,7 @@ def test_resampled_rows_go_on_from_their_ancestor():
             law = jax.nn.log_softmax(full_logits(DECODER, [text + after[row]])[0])
             places = np.arange(len(text) - 1, len(text) - 1 + len(after[row]))
             assert abs(law[places, after[row]].sum() - second.log_prob[row]) < 1e-4
+            assert NEWLINE not in after[row][:-1]
     assert len({tuple(after[row]) for row in (0, 1, 2)}) > 1  # copies part ways
 
 
@@ -188,19 +196,22 @@ def test_stepwise_scores_equal_one_reading_of_the_whole():
 
     @jax.jit
     def begin(params):
-        return read_prompt_scored(nnx.merge(graph, params), PADDED, KNOWN, n=n, slots=12)
+        decoder = nnx.merge(graph, params)
+        prefix, log_odds = read_prompt_scored(decoder, PADDED, KNOWN)
+        return prefix, start_scoring(decoder, prefix, log_odds, n=n, slots=12)
 
     @jax.jit
-    def go_on(params, scored, tokens, written, slot):
-        return score_step(nnx.merge(graph, params), scored, tokens, written, slot)
+    def go_on(params, prefix, scored, tokens, written, slot):
+        return score_step(nnx.merge(graph, params), prefix, scored, tokens, written, slot)
 
-    scored = begin(params)
+    prefix, scored = begin(params)
     texts = [list(PROMPT) for _ in range(n)]
     for t in range(4):
         lengths = rng.integers(0, 4, n)
         written = np.arange(3) < lengths[:, None]
         tokens = np.where(written, rng.integers(1, reward.config.vocab_size, (n, 3)), 0)
-        scored = go_on(params, scored, jnp.asarray(tokens, jnp.int32), jnp.asarray(written), jnp.int32(8 + 3 * t))
+        new = jnp.asarray(tokens, jnp.int32), jnp.asarray(written)
+        scored = go_on(params, prefix, scored, *new, jnp.int32(3 * t))
         for row in range(n):
             texts[row] += tokens[row, written[row]].tolist()
             ids = np.zeros((1, 24), np.int32)

@@ -1,0 +1,224 @@
+"""Continuations of many prompts at once: one read of each prompt, then one compiled loop over tokens.
+
+A prompt's keys and values are held once and shared by its samples; a sample's own lie in slots that grow by doubling,
+so that a short text does not pay for the longest one and few lengths compile. The loop ends when every row has ended.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from ppl.keys import as_key
+from ppl.lm.completion import Completion
+from ppl.lm.decoder import Cache, Decoder, Prefix, empty_cache
+from ppl.lm.proposals import Proposal, check_proposal, inverse_cdf, log_density
+from ppl.lm.stops import HIT, Stops, stop_table
+
+ROWS_PER_CALL = 512  # rows (prompts x samples) in one compiled call: bounds memory
+_FIRST_SLOTS = 128  # of a row's own tokens; doubled as texts go on
+
+
+@runtime_checkable
+class Constraint(Protocol):
+    """What a text may go on with, as a state machine over tokens that is jitted with the loop.
+
+    `start(n)`: the state of `n` empty texts, a pytree whose leaves have the row axis first; `allowed(state)`
+    [n, vocab]: tokens that may come next, at least one in each row (the end of the text where a text may end);
+    `advance(state, tokens)`: the state after tokens [n]. One object compiles once: keep it for further calls.
+    """
+
+    def start(self, n: int) -> Any: ...
+    def allowed(self, state: Any) -> Bool[Array, "n vocab"]: ...
+    def advance(self, state: Any, tokens: Int[Array, " n"]) -> Any: ...
+
+
+class Rows(NamedTuple):
+    """Rows being written, those of the first prompt first; every leaf has the row axis first.
+
+    `last` [n]: the newest token, not read yet; `ended` [n]: has the row ended; `stop` [n]: the state of
+    `ppl.lm.stops`; `length` [n]: tokens written; `tokens`, `log_probs`, `log_proposals` [n, max_tokens].
+    """
+
+    last: Int[Array, " n"]
+    ended: Bool[Array, " n"]
+    stop: Int[Array, " n"]
+    constraint: Any
+    length: Int[Array, " n"]
+    tokens: Int[Array, "n max_tokens"]
+    log_probs: Float[Array, "n max_tokens"]
+    log_proposals: Float[Array, "n max_tokens"]
+
+
+class Weights(NamedTuple):
+    """What the loop needs of a language model: `graph` and `params` of its decoder."""
+
+    graph: nnx.GraphDef
+    params: nnx.State
+
+
+def generate(
+    model: Weights,
+    prompts: Int[np.ndarray, "prompts length"],
+    known: Bool[np.ndarray, "prompts length"],
+    keys: Key[Array, " prompts"],
+    proposal: Proposal,
+    stops: Stops | None,
+    constraint: Constraint | None,
+    *,
+    num_samples: int,
+    max_tokens: int,
+    eos: tuple[int, ...],
+) -> Rows:
+    """Rows of `num_samples` continuations of each prompt, at most `max_tokens` each; NumPy arrays.
+
+    **Arguments:** `prompts`, `known` [prompts, length]: ids padded on the right, and which are tokens, one at least;
+    `keys`: one a prompt, so that a prompt's samples do not hang on its neighbours.
+    """
+    table = None if stops is None else jnp.asarray(stops.table)
+    prefix, rows, uniforms = _begin(
+        model, jnp.asarray(prompts, jnp.int32), jnp.asarray(known), keys, constraint, num_samples, max_tokens
+    )
+    cache, done = None, 0
+    while done < max_tokens:
+        slots = min(max(_FIRST_SLOTS, 2 * done), max_tokens)
+        cache = _grow(model, cache, prefix, num_samples, slots)
+        rows, cache = _write(model, prefix, rows, cache, uniforms, proposal, table, constraint, done, eos)
+        done = slots
+        if done < max_tokens and bool(jnp.all(rows.ended)):
+            break
+    return jax.tree.map(np.asarray, rows._replace(constraint=None))
+
+
+def completions(
+    rows: Rows, num_samples: int, decode: Callable[[Sequence[int]], str], stop: Sequence[str]
+) -> list[list[Completion]]:
+    """Each prompt's rows as texts, cut before the first stop string that they hold."""
+    found = []
+    for i, size in enumerate(rows.length.tolist()):
+        ids = rows.tokens[i, :size].tolist()
+        text = decode(ids)
+        cuts = [place for place in (text.find(end) for end in stop) if place >= 0]
+        log_probs, log_proposals = (x[i, :size].tolist() for x in (rows.log_probs, rows.log_proposals))
+        finish = "stop" if rows.ended[i] else "length"
+        found.append(Completion(text[: min(cuts)] if cuts else text, ids, log_probs, log_proposals, finish))
+    return [found[i : i + num_samples] for i in range(0, len(found), num_samples)]
+
+
+class Request(NamedTuple):
+    """What `LanguageModel.complete` is asked for, checked."""
+
+    key: Key[Array, ""]
+    num_samples: int
+    max_tokens: int
+    proposal: Proposal
+    stops: Stops | None
+
+
+def request(
+    tokenizer, vocab_size: int, key, num_samples: int, max_tokens: int, temperature, top_k, top_p, min_p, stop
+) -> Request:
+    """A checked request. **Raises:** `ValueError` naming the argument that is out of range."""
+    for name, value in (("num_samples", num_samples), ("max_tokens", max_tokens)):
+        if not (isinstance(value, int | np.integer) and value >= 1):
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    proposal = check_proposal(temperature, top_k, top_p, min_p)
+    return Request(as_key(key), int(num_samples), int(max_tokens), proposal, stop_table(tokenizer, vocab_size, stop))
+
+
+@partial(jax.jit, static_argnames=("constraint", "num_samples", "max_tokens"))
+def _begin(
+    model: Weights,
+    prompts: Int[Array, "prompts length"],
+    known: Bool[Array, "prompts length"],
+    keys: Key[Array, " prompts"],
+    constraint: Constraint | None,
+    num_samples: int,
+    max_tokens: int,
+) -> tuple[Prefix, Rows, Float[Array, "max_tokens n"]]:
+    """Read all but the last token of each prompt; that one is read when the first token is drawn."""
+    decoder: Decoder = nnx.merge(*model)
+    end = jnp.sum(known, axis=1, dtype=jnp.int32) - 1
+    before = known & (jnp.arange(prompts.shape[1]) < end[:, None])
+    _, prefix = decoder.read_prefix(prompts, before)
+    n = prompts.shape[0] * num_samples
+    last = jnp.repeat(jnp.take_along_axis(prompts, end[:, None], axis=1)[:, 0], num_samples)
+    state = None if constraint is None else constraint.start(n)
+    nothing = jnp.zeros((n, max_tokens))
+    rows = Rows(
+        last, jnp.zeros(n, bool), jnp.full(n, Stops.START, jnp.int32), state, jnp.zeros(n, jnp.int32),
+        nothing.astype(jnp.int32), nothing, nothing,
+    )  # fmt: skip
+    uniforms = jax.vmap(lambda key: jax.random.uniform(key, (max_tokens, num_samples)), out_axes=1)(keys)
+    return prefix, rows, uniforms.reshape(max_tokens, n)
+
+
+@partial(jax.jit, static_argnames=("num_samples", "slots"))
+def _grow(model: Weights, cache: Cache | None, prefix: Prefix, num_samples: int, slots: int) -> Cache:
+    """A cache of `slots` slots that begins with what `cache` holds."""
+    decoder: Decoder = nnx.merge(*model)
+    batch = num_samples * prefix.valid.shape[0]
+    new = empty_cache(decoder.config, batch=batch, slots=slots, prefix=prefix, dtype=decoder.dtype)
+    if cache is None:
+        return new
+    put = lambda old, empty, axis: jax.lax.dynamic_update_slice_in_dim(empty, old, 0, axis)  # noqa: E731
+    keys = tuple(put(a, b, 2) for a, b in zip(cache.keys, new.keys, strict=True))
+    values = tuple(put(a, b, 2) for a, b in zip(cache.values, new.values, strict=True))
+    return Cache(keys, values, put(cache.valid, new.valid, 1), cache.length)
+
+
+@partial(jax.jit, static_argnames=("constraint", "eos"), donate_argnames=("rows", "cache"))
+def _write(
+    model: Weights,
+    prefix: Prefix,
+    rows: Rows,
+    cache: Cache,
+    uniforms: Float[Array, "max_tokens n"],
+    proposal: Proposal,
+    table: Int[Array, "states vocab"] | None,
+    constraint: Constraint | None,
+    start: int | Int[Array, ""],
+    eos: tuple[int, ...],
+) -> tuple[Rows, Cache]:
+    """Draw tokens into slots from `start` on until the cache is full or every row has ended."""
+    decoder: Decoder = nnx.merge(*model)
+    slots, n = cache.valid.shape[1], rows.last.shape[0]
+    # A temperature a prompt is every sample's of it.
+    heat = jnp.asarray(proposal.temperature)
+    proposal = proposal._replace(temperature=jnp.repeat(heat, n // heat.shape[0]) if heat.ndim else heat)
+
+    def go_on(carry):
+        slot, rows, _ = carry
+        return (slot < slots) & ~jnp.all(rows.ended)
+
+    def one_token(carry):
+        slot, rows, cache = carry
+        active = ~rows.ended
+        hidden, cache = decoder.hidden(rows.last[:, None], active[:, None], cache, slot, prefix)
+        assert cache is not None
+        log_p = jax.nn.log_softmax(decoder.logits(hidden[:, 0]))
+        log_q = log_density(proposal, log_p, None if constraint is None else constraint.allowed(rows.constraint))
+        token = inverse_cdf(uniforms[slot], log_q)
+        at = lambda law: jnp.take_along_axis(law, token[:, None], axis=1)[:, 0]  # noqa: E731
+        state = rows.constraint if constraint is None else constraint.advance(rows.constraint, token)
+        stop = rows.stop if table is None else table[rows.stop, token].astype(jnp.int32)
+        ends = stop == HIT
+        for end in eos:
+            ends = ends | (token == end)
+        keep = lambda all_, new: jax.lax.dynamic_update_slice_in_dim(  # noqa: E731
+            all_, jnp.where(active, new, 0).astype(all_.dtype)[:, None], slot, axis=1
+        )
+        rows = Rows(
+            jnp.where(active, token, rows.last), rows.ended | (active & ends), jnp.where(active, stop, rows.stop),
+            state, rows.length + active, keep(rows.tokens, token), keep(rows.log_probs, at(log_p)),
+            keep(rows.log_proposals, at(log_q)),
+        )  # fmt: skip
+        return slot + 1, rows, cache
+
+    _, rows, cache = jax.lax.while_loop(go_on, one_token, (jnp.int32(start), rows, cache))
+    return rows, cache
