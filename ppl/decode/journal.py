@@ -5,7 +5,6 @@ the job starts anew); anything else that does not read as a line of this job is 
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ppl.decode.results import Decoding, answer_table
+from ppl.files import append_lines, drop_torn_line, whole_lines
 from ppl.records import Records
 
 NAME, FORMAT = "journal.jsonl", 1
@@ -31,34 +31,27 @@ class Journal:
         if out.exists() and not out.is_dir():
             raise ValueError(f"{out}: is a file, and a folder is wanted")
         header = json.dumps({"ppl_journal": FORMAT, "job": job})
-        end = self._read(job, header) if self.path.exists() else 0
-        if end:
-            os.truncate(self.path, end)
+        if self.path.exists() and self._read(job, header):
+            drop_torn_line(self.path)
             return
         orphans = [name for name in results if (out / name).exists()]
         if orphans:
             raise ValueError(f"{out / orphans[0]}: a result without a {NAME}; choose another folder or move it away")
         out.mkdir(parents=True, exist_ok=True)
         self.path.write_bytes(b"")
-        self._append([header])
+        append_lines(self.path, [header])
 
     def write(self, results: dict[int, Decoding]) -> None:
         """Append problems by their place, and have them on disk before going on."""
-        self._append([json.dumps({"index": index, **_dump(one)}) for index, one in results.items()])
+        append_lines(self.path, [json.dumps({"index": index, **_dump(one)}) for index, one in results.items()])
         self.done |= results
 
-    def _append(self, lines: list[str]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(line + "\n" for line in lines))
-            file.flush()
-            os.fsync(file.fileno())
-
-    def _read(self, job: dict[str, Any], ours: str) -> int:
-        """Fill `done`; returns the length in bytes of what is whole: 0 if our own header was cut off."""
+    def _read(self, job: dict[str, Any], ours: str) -> bool:
+        """Fill `done`; returns False if nothing is whole, our own header having been cut off."""
         try:
-            *whole, torn = self.path.read_bytes().decode().split("\n")
+            whole, torn = whole_lines(self.path)
             if not whole and ours.startswith(torn):
-                return 0
+                return False
             header = json.loads(whole[0]) if whole else {}
         except (UnicodeDecodeError, json.JSONDecodeError, OSError) as error:
             raise ValueError(f"{self.path}: not a journal of ppl ({error}); choose another folder") from None
@@ -77,7 +70,7 @@ class Journal:
                 self.done[entry["index"]] = _parse(entry)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise ValueError(f"{self.path}, line {number}: damaged ({error}); choose another folder") from None
-        return sum(len(line.encode()) + 1 for line in whole)
+        return True
 
 
 def _dump(one: Decoding) -> dict[str, Any]:
