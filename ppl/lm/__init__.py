@@ -3,13 +3,13 @@
 `load` and `load_reward` read a model folder (or a bundled model by name). `LanguageModel.log_probs` scores given
 tokens; `RewardModel.score` gives P(right) of solution prefixes. The pure functions of `ppl.lm.writing` sample step by
 step with a cache whose leaves have the particle axis first, so that resampling gathers them like any other state.
-`Endpoint` is a model behind the OpenAI-compatible protocol.
+`Endpoint` and `RewardEndpoint` are models behind the OpenAI-compatible protocol.
 """
 
 from ppl.lm.bundled import bundled_models
 from ppl.lm.checkpoint import save_folder
 from ppl.lm.completion import Completion
-from ppl.lm.endpoint import Endpoint, EndpointError
+from ppl.lm.endpoint import Endpoint, EndpointError, RewardEndpoint
 from ppl.lm.generation import Constraint
 from ppl.lm.model import LanguageModel, Model, load
 from ppl.lm.proposals import Proposal
@@ -36,6 +36,7 @@ __all__ = [
     "LanguageModel",
     "Model",
     "Proposal",
+    "RewardEndpoint",
     "RewardModel",
     "Scored",
     "Step",
