@@ -1,4 +1,4 @@
-"""The command line: `ppl solve TASK`, `ppl risk FILE`."""
+"""The command line: `ppl solve TASK`, `ppl risk FILE`, `ppl serve MODEL`."""
 
 import os
 import sys
@@ -140,6 +140,24 @@ def risk(
     if json_file is not None:
         report.write_json(result, json_file)
         console.print(f"wrote {json_file}", highlight=False)
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Argument(help="folder or bundled name of the language model")],
+    host: Annotated[str, typer.Option(help="address to listen at; there is no authentication")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 for any that is free")] = 8000,
+    reward: Annotated[str | None, typer.Option(help="folder or bundled name of a reward model")] = None,
+) -> None:
+    """Expose a model by the OpenAI-compatible protocol: completions, chat, and /pooling for a reward model."""
+    from ppl.lm import load, load_reward
+    from ppl.lm.serve import Server
+
+    prm = None if reward is None else load_reward(reward)
+    server = Server(load(model), prm, host=host, port=port)  # pyright: ignore[reportArgumentType]
+    console = Console(soft_wrap=True)
+    console.print(f"serving {', '.join(server.models())} at {server.url} (stop with Ctrl-C)", highlight=False)
+    server.run()
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import openai
 import pytest
 from flax import nnx
 
+from ppl.cli import main
 from ppl.lm import Endpoint, EndpointError, LanguageModel, RewardEndpoint, RewardModel
 from ppl.lm.serve import Server
 from ppl.lm.serve.batching import Batcher
@@ -306,3 +307,29 @@ def test_a_closed_batcher_refuses_who_waits():
         with pytest.raises(RuntimeError, match="the server is closing"):
             second.result(5)
         closing.join()
+
+
+def test_the_command_serves_a_model_and_says_where(monkeypatch, capsys):
+    answers = []
+
+    def run(server):
+        with server:
+            answers.append(post(server, {"model": "fake", "prompt": PROMPT, "max_tokens": 2}))
+
+    monkeypatch.setattr("ppl.lm.load", lambda name: {"one": Fake()}[name])
+    monkeypatch.setattr(Server, "run", run)
+    monkeypatch.setattr("sys.argv", ["ppl", "serve", "one", "--port", "0", "--reward", "countdown-prm"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    assert answers[0][0] == 200
+    assert capsys.readouterr().out.startswith("serving fake, countdown-prm at http://127.0.0.1:")
+
+
+def test_a_taken_port_is_one_line(fake, monkeypatch, capsys):
+    monkeypatch.setattr("ppl.lm.load", lambda name: Fake())
+    monkeypatch.setattr("sys.argv", ["ppl", "serve", "one", "--port", fake.url.split(":")[-1].removesuffix("/v1")])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert "Address already in use" in capsys.readouterr().err
