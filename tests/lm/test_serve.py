@@ -78,7 +78,7 @@ def test_an_endpoint_reads_what_the_model_wrote(pair, models):
             rows[0, : len(ids) + len(one.tokens)] = ids + one.tokens  # what comes later changes nothing before
             exact = np.asarray(lm.log_probs(rows))[0, len(ids) - 1 :][: len(one.tokens)]
             np.testing.assert_allclose(one.log_probs, exact, atol=1e-4)
-            assert one.text == lm.decode(one.tokens)
+            assert prompt + one.text == lm.decode(lm.encode(prompt) + one.tokens)
             assert one.log_proposals is None
 
 
@@ -146,7 +146,8 @@ def test_stop_strings_end_texts(fake, keep):
         assert choice["finish_reason"] == "stop"
         assert choice["stop_reason"] in ("=", "left:")
         assert whole.endswith(choice["stop_reason"])
-        assert choice["text"] == (whole if keep else whole.removesuffix(choice["stop_reason"]))
+        # What follows a prompt begins with the blank between them.
+        assert choice["text"] == " " + (whole if keep else whole.removesuffix(choice["stop_reason"]))
     assert fake.lm.calls[0]["stop"] == ("=", "left:")
 
 

@@ -11,6 +11,8 @@ from ppl.lm.serve.requests import Asked
 
 _LEAST = -9999.0  # vLLM's word for a probability of zero: JSON has no infinity
 
+_CONTEXT = 16  # tokens of the prompt before a text, for what a tokenizer puts between them
+
 
 class Written(NamedTuple):
     """The continuations of one prompt of a request, and the ids that were read."""
@@ -68,7 +70,7 @@ def _head(name: str, kind: str, prefix: str) -> dict[str, Any]:
 def _choice(
     lm: Writer, request: Asked, prompt_ids: list[int], completion: Completion, index: int, *, chat: bool
 ) -> dict[str, Any]:
-    text, stopped_by = _ending(lm, request, completion)
+    text, stopped_by = _text(lm, request, prompt_ids, completion)
     choice: dict[str, Any] = {"index": index, "finish_reason": completion.finish, "stop_reason": stopped_by}
     choice |= {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
     choice["logprobs"] = _logprobs(lm, completion, chat=chat) if request.logprobs else None
@@ -77,16 +79,21 @@ def _choice(
     return choice
 
 
-def _ending(lm: Writer, request: Asked, completion: Completion) -> tuple[str, str | None]:
-    """The text, with the stop string at its end if that was asked for, and the stop string, None at the end of text."""
-    if completion.finish != "stop" or not request.stop:
-        return completion.text, None
-    whole = lm.decode(completion.tokens)
-    found = [(place, stop) for stop in request.stop if (place := whole.find(stop)) >= 0]
-    if not found:
-        return completion.text, None
+def _text(lm: Writer, request: Asked, prompt_ids: list[int], completion: Completion) -> tuple[str, str | None]:
+    """The text up to its stop string (with it, if that was asked for), and the stop string, None where there is none.
+
+    What the tokens add to the prompt, and not what they are alone: many tokenizers drop a blank at the beginning, and
+    whoever appends a text to its prompt would run two words together.
+    """
+    context = prompt_ids[-_CONTEXT:]
+    before, whole = lm.decode(context), lm.decode([*context, *completion.tokens])
+    # Half a letter at the end of the prompt may become another text with what follows.
+    text = whole[len(before) :] if whole.startswith(before) else lm.decode(completion.tokens)
+    found = [(place, stop) for stop in request.stop if (place := text.find(stop)) >= 0]
+    if completion.finish != "stop" or not found:
+        return text, None
     place, stop = min(found)
-    return (whole[: place + len(stop)] if request.keep_stop else completion.text), stop
+    return text[: place + len(stop) * request.keep_stop], stop
 
 
 def _logprobs(lm: Writer, completion: Completion, *, chat: bool) -> dict[str, Any]:
