@@ -1,5 +1,6 @@
 """`Endpoint`: a language model behind the OpenAI-compatible protocol, with the methods of a local one."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -9,7 +10,7 @@ from urllib.parse import urlsplit
 
 import jax
 import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Int, Key, UInt32
 
 from ppl.keys import as_key
 from ppl.lm.completion import Completion
@@ -132,7 +133,7 @@ class Endpoint:
             prompts, key, num_samples=num_samples, max_tokens=max_tokens, temperature=temperature, top_k=top_k,
             top_p=top_p, min_p=min_p, stop=stop,
         )  # fmt: skip
-        law = partial(self._completion, temperature=temperature, cut=_cuts(top_k, top_p, min_p))
+        law = partial(self.completion, temperature=temperature, cut=_cuts(top_k, top_p, min_p))
         rows = []
         for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
             for j, (choice, generated) in enumerate(zip(answer.choices, answer.generated, strict=True)):
@@ -176,7 +177,7 @@ class Endpoint:
             prompts, key, num_samples=num_samples, max_tokens=max_tokens, temperature=temperature, top_k=top_k,
             top_p=top_p, min_p=min_p, stop=stop,
         )  # fmt: skip
-        law = partial(self._completion, temperature=temperature, cut=_cuts(top_k, top_p, min_p))
+        law = partial(self.completion, temperature=temperature, cut=_cuts(top_k, top_p, min_p))
         return [[law(choice) for choice in answer.choices] for answer in answers]
 
     def chat(
@@ -204,15 +205,15 @@ class Endpoint:
             conversations, key, num_samples=num_samples, max_tokens=max_tokens, temperature=temperature, top_k=top_k,
             top_p=top_p, min_p=min_p, stop=stop, chat=True,
         )  # fmt: skip
-        law = partial(self._completion, temperature=temperature, cut=_cuts(top_k, top_p, min_p))
+        law = partial(self.completion, temperature=temperature, cut=_cuts(top_k, top_p, min_p))
         return [[law(choice) for choice in answer.choices] for answer in answers]
 
     def ask(
         self,
         prompts: Sequence[Any],
-        key: int | np.integer | Key[Array, ""],
+        key: int | np.integer | Key[Array, ""] | Key[Array, " prompts"],
         *,
-        num_samples: int,
+        num_samples: int | Sequence[int],
         max_tokens: int,
         temperature: float,
         top_k: int | None = None,
@@ -224,10 +225,18 @@ class Endpoint:
     ) -> list[Answer]:
         """The server's answers themselves, one a prompt, with ids and counts: what the other methods read.
 
-        **Arguments:** as `complete`; `keep_stop`: leave the stop string at the end of a text; `chat`: prompts are
-        conversations.
+        **Arguments:** as `complete`; `key`: also one a prompt; `num_samples`: also one a prompt; `keep_stop`: leave the
+        stop string at the end of a text; `chat`: prompts are conversations.
         """
-        _check(num_samples, max_tokens, temperature, top_k, top_p, min_p)
+        counts = [num_samples] * len(prompts) if isinstance(num_samples, int) else list(num_samples)
+        _check(
+            num_samples if isinstance(num_samples, int) else min(counts, default=1),
+            max_tokens,
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+        )
         if not self.extensions and (top_k is not None or min_p is not None):
             raise ValueError("top_k and min_p are fields beyond OpenAI's, which extensions=False does not send")
         body: dict[str, Any] = {
@@ -244,21 +253,23 @@ class Endpoint:
             body |= {"return_token_ids": True}
             if keep_stop:
                 body |= {"include_stop_str_in_output": True, "no_stop_trim": True}  # vLLM's name, SGLang's
-        sizes = [num_samples] if self.max_n is None else _split(num_samples, self.max_n)
+        sizes = [[num] if self.max_n is None else _split(num, self.max_n) for num in counts]
+        seeds = _seeds(key, len(prompts), max(map(len, sizes), default=1))
         requests = []
-        for i, (prompt, seeds) in enumerate(zip(prompts, _seeds(key, len(prompts), len(sizes)), strict=True)):
+        for i, prompt in enumerate(prompts):
             content = {"messages": list(prompt)} if chat else {"prompt": _as_json(prompt)}
-            for size, seed in zip(sizes, seeds.tolist(), strict=True):
+            for size, seed in zip(sizes[i], seeds[i].tolist(), strict=False):
                 what = f"model {self.model!r}, {'conversation' if chat else 'prompt'} {i} of {len(prompts)}, n={size}"
                 path = "/chat/completions" if chat else "/completions"
                 requests.append(Request(path, body | content | {"n": size, "seed": seed}, what))
-        parts = self._client.ask(requests, self._read)
-        return [_joined(parts[i : i + len(sizes)]) for i in range(0, len(parts), len(sizes))]
+        parts = iter(self._client.ask(requests, self._read))
+        return [_joined(list(itertools.islice(parts, len(one)))) for one in sizes]
 
     def _read(self, request: Request, answer: Mapping[str, Any]) -> Answer:
         return read_answer(answer, num=request.body["n"], logprobs=self.logprobs is not None)
 
-    def _completion(self, choice: Choice, *, temperature: float, cut: bool) -> Completion:
+    def completion(self, choice: Choice, *, temperature: float, cut: bool) -> Completion:
+        """A choice with the laws that are known of it; `cut`: was any token cut off from the model's law."""
         given = choice.log_probs
         model, proposal = (given, None) if self.logprobs == "model" else (None, given)
         if temperature == 1 and not cut:
@@ -292,14 +303,21 @@ def _cuts(top_k: int | None, top_p: float | None, min_p: float | None) -> bool:
     return top_k is not None or top_p not in (None, 1.0) or bool(min_p)
 
 
-def _seeds(key: int | np.integer | Key[Array, ""], num: int, requests: int) -> Int[np.ndarray, "num requests"]:
+def _seeds(
+    key: int | np.integer | Key[Array, ""] | Key[Array, " num"], num: int, requests: int
+) -> Int[np.ndarray, "num requests"]:
     """A seed for each prompt and request of it, by the prompt's place: the same whatever prompts come after it.
 
-    Below 2**31, which every server takes.
+    Below 2**31, which every server takes. Hashed on the host: with JAX, each number of prompts would compile.
     """
-    keys = jax.vmap(lambda i: jax.random.fold_in(as_key(key), i))(np.arange(num))
-    bits = jax.vmap(lambda k: jax.random.bits(k, (requests,), np.uint32))(keys)
-    return np.asarray(bits).astype(np.int64) >> 1
+    several = isinstance(key, jax.Array) and key.ndim == 1
+    data = np.asarray(jax.random.key_data(key if several else as_key(key)))
+    seeds = [[_hashed(data[i], 0, j) if several else _hashed(data, i, j) for j in range(requests)] for i in range(num)]
+    return np.asarray(seeds, np.int64).reshape(num, requests)
+
+
+def _hashed(data: UInt32[np.ndarray, " words"], i: int, j: int) -> int:
+    return int(np.random.SeedSequence(data.tolist(), spawn_key=(i, j)).generate_state(1)[0]) >> 1
 
 
 def _split(num: int, most: int) -> list[int]:
