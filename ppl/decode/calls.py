@@ -1,6 +1,7 @@
 """One call for each method: `sample`, `majority`, `best_of_n`, `particle_filter`.
 
-All take a language model, a task (or its problems, or bare prompts) and a key, and return a `Decoding`.
+All take a language model, a task (or its problems, or bare prompts) and a key, and return a `Decoding`. The models are
+local, or both are endpoints (`ppl.lm.Endpoint`, `ppl.lm.RewardEndpoint`).
 
 - `budget`: solutions a problem; `temperature` of the language model, above 0.
 - `num_problems`: how many problems of a task; `task`: what verifies problems or prompts given as a list.
@@ -14,7 +15,7 @@ from jaxtyping import Array, Key
 from ppl.decode.methods import DEFAULT_CUT, Cut, Options, run_methods
 from ppl.decode.results import Decoding
 from ppl.decode.targets import target_named
-from ppl.lm import LanguageModel, RewardModel
+from ppl.lm import Endpoint, LanguageModel, RewardEndpoint, RewardModel
 from ppl.smc import Policy
 from ppl.tasks import Problem, Task
 
@@ -22,7 +23,7 @@ Prompts = Task | Sequence[Problem] | Sequence[str]
 
 
 def sample(
-    lm: LanguageModel,
+    lm: LanguageModel | Endpoint,
     task_or_prompts: Prompts,
     key: int | Key[Array, ""],
     *,
@@ -43,7 +44,7 @@ def sample(
 
 
 def majority(
-    lm: LanguageModel,
+    lm: LanguageModel | Endpoint,
     task_or_prompts: Prompts,
     key: int | Key[Array, ""],
     *,
@@ -61,8 +62,8 @@ def majority(
 
 
 def best_of_n(
-    lm: LanguageModel,
-    reward: RewardModel,
+    lm: LanguageModel | Endpoint,
+    reward: RewardModel | RewardEndpoint,
     task_or_prompts: Prompts,
     key: int | Key[Array, ""],
     *,
@@ -82,8 +83,8 @@ def best_of_n(
 
 
 def particle_filter(
-    lm: LanguageModel,
-    reward: RewardModel,
+    lm: LanguageModel | Endpoint,
+    reward: RewardModel | RewardEndpoint,
     task_or_prompts: Prompts,
     key: int | Key[Array, ""],
     *,

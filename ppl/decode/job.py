@@ -7,18 +7,19 @@ from typing import Any
 import equinox as eqx
 import jax
 
+from ppl.decode import remote
 from ppl.decode.engine import even_batch, plan_for
 from ppl.decode.journal import Journal
 from ppl.decode.methods import DEFAULTS, Options, decode_problems, methods_named, problem_keys, settings_for
 from ppl.decode.results import Decoding
-from ppl.lm import LanguageModel, RewardModel
+from ppl.lm import Endpoint, LanguageModel, RewardEndpoint, RewardModel
 from ppl.records import Records
 from ppl.tasks import Task
 
 
 def solve(
-    lm: LanguageModel,
-    reward: RewardModel,
+    lm: LanguageModel | Endpoint,
+    reward: RewardModel | RewardEndpoint,
     task: Task,
     *,
     methods: list[str],
@@ -48,7 +49,11 @@ def solve(
     problems = task.problems(num_problems)
     for target in dict.fromkeys(method.target for method in chosen.values()):
         # Refused here, before a journal says that there is such a job.
-        plan_for(lm, reward, [problem.prompt for problem in problems], settings_for(task, options, target))
+        settings = settings_for(task, options, target)
+        if isinstance(lm, LanguageModel) and isinstance(reward, RewardModel):
+            plan_for(lm, reward, [problem.prompt for problem in problems], settings)
+        else:
+            remote.check(lm, reward, settings)
     policy = options.policy
     job = {
         "task": repr(task), "methods": methods, "budget": options.budget, "temperature": options.temperature,

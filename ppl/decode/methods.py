@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Array, Key
 
-from ppl.decode import selectors
+from ppl.decode import remote, selectors
 from ppl.decode.engine import Decoded, Settings, decode
 from ppl.decode.results import Decoding, answer_table
 from ppl.decode.selectors import Selector
 from ppl.decode.targets import TARGETS
 from ppl.keys import as_key
-from ppl.lm import LanguageModel, RewardModel
+from ppl.lm import Endpoint, LanguageModel, RewardEndpoint, RewardModel
 from ppl.records import Records
 from ppl.smc import Policy
 from ppl.tasks import Problem, Task
@@ -86,8 +86,8 @@ def methods_named(names: Sequence[str]) -> dict[str, Method]:
 
 
 def run_methods(
-    lm: LanguageModel,
-    reward: RewardModel | None,
+    lm: LanguageModel | Endpoint,
+    reward: RewardModel | RewardEndpoint | None,
     task_or_prompts: Task | Sequence[Problem] | Sequence[str],
     key: int | Key[Array, ""],
     methods: Sequence[str],
@@ -101,6 +101,7 @@ def run_methods(
 
     **Arguments:**
 
+    - `lm`, `reward`: both local, or both endpoints;
     - `task_or_prompts`: a task (its first `num_problems` problems are taken), problems of `task`, or bare prompts,
       which nothing verifies;
     - `key`: each problem's key is folded from it and the problem's place, so a problem's result does not depend on
@@ -129,8 +130,8 @@ def problem_keys(key: Key[Array, ""], places: Sequence[int]) -> Key[Array, " pro
 
 
 def decode_problems(
-    lm: LanguageModel,
-    reward: RewardModel | None,
+    lm: LanguageModel | Endpoint,
+    reward: RewardModel | RewardEndpoint | None,
     task: Task | None,
     problems: Sequence[Problem],
     keys: Key[Array, " problems"],
@@ -154,7 +155,11 @@ def decode_problems(
         # By the target's place in the registry: what a method draws does not hang on which others run beside it.
         place = 0 if target is None else 1 + list(TARGETS).index(target)
         source_keys = jax.vmap(lambda k, place=place: jax.random.fold_in(k, place))(keys)
-        out = decode(lm, reward if reads else None, prompts, source_keys, settings, batch=batch)
+        judge = reward if reads else None
+        if isinstance(lm, LanguageModel) and not isinstance(judge, RewardEndpoint):
+            out = decode(lm, judge, prompts, source_keys, settings, batch=batch)
+        else:
+            out = remote.decode(lm, judge, prompts, source_keys, settings)
         seconds = (time.perf_counter() - started) / len(problems)
         # Attempts that several methods read are written once, under the first of them.
         first_user = next(iter(users))

@@ -51,6 +51,7 @@ class Faulty(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.answer, self.script = answer, list(script)
         self.asked: list[tuple[str, dict[str, Any], dict[str, str]]] = []
+        self.drawn: list[int] = []  # tokens of each answer, where a reply counts them
         self.lock, self.ended = threading.Lock(), threading.Event()
         self.busy = self.busiest = 0
 
