@@ -202,7 +202,7 @@ def test_certain_rewards(values, outcome):
 def served():
     lm, reward = models()
     with (
-        Server(Stepwise(lm, rows=4), reward, port=0) as server,
+        Server(Stepwise(lm), reward, port=0) as server,
         Endpoint(server.url, "tiny") as endpoint,
         RewardEndpoint(server.url, "tiny-prm", end_of_text=" </s>") as judge,
     ):

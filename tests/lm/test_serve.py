@@ -156,9 +156,21 @@ def test_sampling_fields_reach_the_model(fake):
     post(fake, body | {"top_p": 0.9, "min_p": 0.1})
     post(fake, body | {"top_k": -1, "top_p": 1.0, "min_p": 0.0, "user": "me"})
     first, second = fake.lm.calls
-    wanted = {"prompts": [[1, 5], [1, 6]], "n": 3, "max_tokens": 4, "temperature": [0.5, 0.5], "stop": ()}
+    # Each sample is a row, and the last ones fill up a power of two.
+    rows = [[1, 5]] * 3 + [[1, 6]] * 3 + [[1, 5]] * 2
+    wanted = {"prompts": rows, "n": 1, "max_tokens": 4, "temperature": [0.5] * 8, "stop": ()}
     assert first == wanted | {"top_k": 2, "top_p": 0.9, "min_p": 0.1}
     assert second == wanted | {"top_k": None, "top_p": None, "min_p": None}
+
+
+def test_a_long_prompt_is_read_once_for_all_samples(fake, monkeypatch):
+    body = {"model": "fake", "prompt": PROMPT, "n": 3, "max_tokens": 4, "seed": 1}
+    apart = post(fake, body)[1]
+    monkeypatch.setattr("ppl.lm.serve.server._REREAD", 10)
+    once = post(fake, body)[1]
+    assert [(len(call["prompts"]), call["n"]) for call in fake.lm.calls] == [(4, 1), (1, 3)]
+    assert len(once["choices"]) == len(apart["choices"]) == 3
+    assert once["usage"] == apart["usage"]
 
 
 def test_max_tokens_have_openais_defaults(fake):

@@ -60,13 +60,9 @@ class Fake:
 
 
 class Stepwise:
-    """A `LanguageModel` that completes up to one delimiter: what `ppl.lm.writing` does, one prompt at a time.
+    """A `LanguageModel` that completes up to one delimiter: what `ppl.lm.writing` does, one prompt at a time."""
 
-    `rows`: samples that are drawn of which as many as asked for are returned, so that one shape compiles.
-    """
-
-    def __init__(self, lm: LanguageModel, rows: int | None = None):
-        self.rows = rows
+    def __init__(self, lm: LanguageModel):
         self.lm = lm
         self.name, self.tokenizer, self.config = lm.name, lm.tokenizer, lm.config
         self.encode, self.decode = lm.encode, lm.decode
@@ -84,7 +80,7 @@ class Stepwise:
             padded[: len(ids)] = ids
             step = _write(
                 self.lm.graph, self.lm.params, padded, known, k, jnp.float32(heat),
-                n=self.rows or num_samples, max_tokens=max_tokens, delimiter=delimiter, eos=self.config.eos_token_id,
+                n=num_samples, max_tokens=max_tokens, delimiter=delimiter, eos=self.config.eos_token_id,
             )  # fmt: skip
             rows = jax.tree.map(np.asarray, step)
             found.append([self._completion([part[j] for part in rows], delimiter) for j in range(num_samples)])

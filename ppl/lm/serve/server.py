@@ -21,6 +21,7 @@ from ppl.lm.serve.requests import Asked, Refused, Sampling, asked, messages, pro
 
 _LONGEST_BODY = 64 * 2**20  # bytes
 _MOST_ROWS = 512  # prompts or texts in one batch
+_REREAD = 4096  # tokens of a prompt that may be read again for its further samples
 _SILENCE = 300.0  # seconds after which an idle connection is closed
 _POOLING = "pooling"
 _log = logging.getLogger(__name__)
@@ -130,11 +131,19 @@ class Server:
                 f"{lm.name!r} reads",
                 param="max_tokens",
             )
-        group = Sampling(request.num_samples, tokens, request.top_k, request.top_p, request.min_p, request.stop)
+        # Samples of short prompts are rows like any other: they share a batch with other requests' whatever their n,
+        # and each n would compile anew. Long prompts are read once for all samples.
+        n = request.num_samples
+        apart = n if n * (limit - room) <= _REREAD else 1
+        group = Sampling(n // apart, tokens, request.top_k, request.top_p, request.min_p, request.stop)
         key = _seed_key(secrets.randbits(63) if request.seed is None else request.seed)
-        items = [_Prompt(one, jax.random.fold_in(key, i), request.temperature) for i, one in enumerate(ids)]
+        rows = [one for one in ids for _ in range(apart)]
+        items = [_Prompt(one, jax.random.fold_in(key, i), request.temperature) for i, one in enumerate(rows)]
         found = self._batcher.submit(group, items)
-        written = [Written(one, completions) for one, completions in zip(ids, found, strict=True)]
+        written = [
+            Written(one, [completion for part in found[i * apart : (i + 1) * apart] for completion in part])
+            for i, one in enumerate(ids)
+        ]
         return request, completion_answer(lm, request, written, chat=chat)
 
     def pool(self, body: Mapping[str, Any]) -> dict[str, Any]:
