@@ -85,16 +85,24 @@ class Server:
         finally:
             self._close()
 
-    def __enter__(self) -> "Server":
+    def start(self) -> None:
+        """Serve in a thread, until `close`."""
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
+
+    def close(self) -> None:
+        """End what `start` began."""
+        if self._thread is not None:
+            self._http.shutdown()
+            self._thread.join()
+        self._close()
+
+    def __enter__(self) -> "Server":
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._http.shutdown()
-        if self._thread is not None:
-            self._thread.join()
-        self._close()
+        self.close()
 
     def _close(self) -> None:
         self._http.server_close()
