@@ -40,7 +40,7 @@ def solve(
     from ppl import decode
     from ppl.decode import report
     from ppl.decode.job import solve as run
-    from ppl.lm import load, load_reward
+    from ppl.lm import RewardModel, load, load_reward
     from ppl.tasks import task_named
 
     chosen, settings = task_named(task), decode.Options(budget, temperature)
@@ -48,6 +48,8 @@ def solve(
     if json_file is not None:
         _check_json(json_file, out)
     lm, prm = load(model), load_reward(reward)
+    if not isinstance(prm, RewardModel):
+        raise ValueError(f"reward: a sequence classifier of one label is wanted, {reward} is a {type(prm).__name__}")
     screen = Console(stderr=True)
     bar = Progress(
         TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -154,7 +156,7 @@ def serve(
     from ppl.lm.serve import Server
 
     prm = None if reward is None else load_reward(reward)
-    server = Server(load(model), prm, host=host, port=port)  # pyright: ignore[reportArgumentType]
+    server = Server(load(model), prm, host=host, port=port)
     console = Console(soft_wrap=True)
     console.print(f"serving {', '.join(server.models())} at {server.url} (stop with Ctrl-C)", highlight=False)
     server.run()

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +88,21 @@ def check(
         raise ValueError(f"the {local} model must be an endpoint, too: `ppl serve` makes one of a loaded model")
     if settings.target is not None and reward is None:
         raise ValueError(f"target {settings.target!r} needs a reward model, got None")
+    if settings.power is not None:
+        raise ValueError(
+            f"power={settings.power} needs both log-probabilities of every token, which a server does not give: load "
+            "the model with ppl.lm.load"
+        )
     return lm, reward
+
+
+def _cuts(settings: Settings) -> dict[str, Any]:
+    """What tokens are drawn from, as a server is told."""
+    return {name: getattr(settings, name) for name in ("temperature", "top_k", "top_p", "min_p")}
+
+
+def _is_cut(settings: Settings) -> bool:
+    return not settings.top_k is settings.top_p is settings.min_p is None
 
 
 class _Library:
@@ -177,9 +191,9 @@ def _continue(
     counts = Counter(text[active].tolist())
     answers = lm.ask(
         [library.prompt_of(number) for number in counts], key, num_samples=list(counts.values()),
-        max_tokens=settings.max_step_tokens, temperature=settings.temperature, stop=settings.delimiter, keep_stop=True,
+        max_tokens=settings.max_step_tokens, stop=settings.delimiter, keep_stop=True, **_cuts(settings),
     )  # fmt: skip
-    law = partial(lm.completion, temperature=settings.temperature, cut=False)
+    law = partial(lm.completion, temperature=settings.temperature, cut=_is_cut(settings))
     moved = {}
     for number, answer in zip(counts, answers, strict=True):
         ids = library.ids[number] or (None if answer.prompt_ids is None else tuple(answer.prompt_ids))
@@ -245,8 +259,8 @@ def _plain(
 ) -> list[dict]:
     """Each problem's fields of `Decoded`, by plain samples."""
     n, longest = settings.num_particles, settings.max_steps * settings.max_step_tokens
-    answers = lm.ask(prompts, keys, num_samples=n, max_tokens=longest, temperature=settings.temperature)
-    law = partial(lm.completion, temperature=settings.temperature, cut=False)
+    answers = lm.ask(prompts, keys, num_samples=n, max_tokens=longest, **_cuts(settings))
+    law = partial(lm.completion, temperature=settings.temperature, cut=_is_cut(settings))
     found = []
     for prompt, answer in zip(prompts, answers, strict=True):
         completions, generated = [law(choice) for choice in answer.choices], np.asarray(answer.generated, np.int32)

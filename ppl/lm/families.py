@@ -161,7 +161,9 @@ def _write_gemma(config: DecoderConfig) -> Raw:
     return {
         **_write_rope(config),
         **_write_windows(config),
-        "query_pre_attn_scalar": (config.query_scale or config.head_dim**-0.5) ** -2,
+        "query_pre_attn_scalar": round(
+            (config.query_scale or config.head_dim**-0.5) ** -2
+        ),  # transformers wants an int
         "attn_logit_softcapping": config.attention_softcap,
         "final_logit_softcapping": config.logit_softcap,
         "attention_bias": config.qkv_bias,

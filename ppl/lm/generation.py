@@ -96,13 +96,13 @@ def generate(
 
 
 def completions(
-    rows: Rows, num_samples: int, decode: Callable[[Sequence[int]], str], stop: Sequence[str]
+    rows: Rows, num_samples: int, decode: Sequence[Callable[[Sequence[int]], str]], stop: Sequence[str]
 ) -> list[list[Completion]]:
-    """Each prompt's rows as texts, cut before the first stop string that they hold."""
+    """Each prompt's rows as texts by its `decode`, cut before the first stop string that they hold."""
     found = []
     for i, size in enumerate(rows.length.tolist()):
         ids = rows.tokens[i, :size].tolist()
-        text = decode(ids)
+        text = decode[i // num_samples](ids)
         cuts = [place for place in (text.find(end) for end in stop) if place >= 0]
         log_probs, log_proposals = (x[i, :size].tolist() for x in (rows.log_probs, rows.log_proposals))
         finish = "stop" if rows.ended[i] else "length"
@@ -113,7 +113,7 @@ def completions(
 class Request(NamedTuple):
     """What `LanguageModel.complete` is asked for, checked."""
 
-    key: Key[Array, ""]
+    key: Key[Array, "*prompts"]
     num_samples: int
     max_tokens: int
     proposal: Proposal
@@ -128,7 +128,8 @@ def request(
         if not (isinstance(value, int | np.integer) and value >= 1):
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
     proposal = check_proposal(temperature, top_k, top_p, min_p)
-    return Request(as_key(key), int(num_samples), int(max_tokens), proposal, stop_table(tokenizer, vocab_size, stop))
+    key = key if isinstance(key, jax.Array) and key.ndim == 1 else as_key(key)
+    return Request(key, int(num_samples), int(max_tokens), proposal, stop_table(tokenizer, vocab_size, stop))
 
 
 @partial(jax.jit, static_argnames=("constraint", "num_samples", "max_tokens"))

@@ -26,6 +26,8 @@ from ppl.lm.generation import ROWS_PER_CALL, Constraint, Weights, completions, g
 from ppl.lm.tokenizer import encode
 from ppl.records import Records
 
+_CONTEXT = 16  # tokens of a prompt before a text, for what a tokenizer puts between them
+
 
 @dataclass(frozen=True, eq=False)
 class Model:
@@ -68,6 +70,17 @@ class Model:
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of `tokens`, special tokens left out."""
         return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
+
+    def added_text(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+        """The text that `tokens` add to a prompt, and not what they are alone.
+
+        Many tokenizers drop a blank at the beginning of a text, and whoever appends a continuation to its prompt would
+        run two words together.
+        """
+        context = list(prompt[-_CONTEXT:])
+        before, whole = self.decode(context), self.decode([*context, *tokens])
+        # Half a letter at the end of the prompt may become another text with what follows.
+        return whole[len(before) :] if whole.startswith(before) else self.decode(tokens)
 
     def token_id(self, text: str) -> int:
         """The id of the one token that is `text`. **Raises:** `ValueError` if it is not one token."""
@@ -122,7 +135,7 @@ class LanguageModel(Model):
     def complete(
         self,
         prompts: Sequence[str] | Sequence[Sequence[int]],
-        key: int | Key[Array, ""],
+        key: int | Key[Array, ""] | Key[Array, " prompts"],
         *,
         num_samples: int = 1,
         max_tokens: int = 256,
@@ -139,7 +152,8 @@ class LanguageModel(Model):
         **Arguments:**
 
         - `prompts`: texts (see `encode`) or token ids;
-        - `key`: folded with a prompt's place, so that its samples do not hang on how many prompts there are;
+        - `key`: one for each prompt, or one that is folded with a prompt's place, so that its samples do not hang on
+          how many prompts there are;
         - `max_tokens`: most tokens of a continuation, the one that ends it included;
         - `temperature` (one, or one a prompt; 0 is greedy), `top_k`, `top_p`, `min_p`: see `ppl.lm.proposals.Proposal`;
         - `stop`: texts that end a continuation, found also across tokens; the text is cut before them, the tokens and
@@ -155,6 +169,8 @@ class LanguageModel(Model):
         )
         rows = [self.encode(p) if isinstance(p, str) else [int(t) for t in p] for p in prompts]
         self._check_prompts(rows, max_tokens)
+        if asked.key.ndim and asked.key.shape[0] != len(rows):
+            raise ValueError(f"key: one, or one a prompt ({len(rows)}) is wanted, got {asked.key.shape[0]}")
         heat = np.broadcast_to(np.asarray(asked.proposal.temperature), len(rows))
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1 row, got {batch_size}")
@@ -168,14 +184,15 @@ class LanguageModel(Model):
             # Calls of one size: the last one is filled up with its first prompt.
             filled = np.concatenate([chosen, np.full(-(-len(rows) // calls) - len(chosen), chosen[0])])
             ids, known = padded([rows[i] for i in filled], self.pad_id)
-            keys = jax.vmap(lambda i: jax.random.fold_in(asked.key, i))(filled)
+            keys = asked.key[filled] if asked.key.ndim else jax.vmap(partial(jax.random.fold_in, asked.key))(filled)
             out = generate(
                 Weights(self.graph, self.params), ids, known, keys,
                 asked.proposal._replace(temperature=jnp.asarray(heat[filled])), asked.stops, constraint,
                 num_samples=num_samples, max_tokens=max_tokens, eos=self.config.eos_token_ids,
             )  # fmt: skip
-            for i, texts in zip(chosen, completions(out, num_samples, self.decode, stop), strict=False):
-                found[i] = texts
+            texts = completions(out, num_samples, [partial(self.added_text, rows[i]) for i in filled], stop)
+            for i, of_prompt in zip(chosen, texts, strict=False):
+                found[i] = of_prompt
         return found
 
     def generate(

@@ -188,7 +188,10 @@ def load_reward(
         raise ValueError(f'{folder} is a language model and has no score head; kind="judge" takes it for a judge')
     if config.num_labels and kind is not None:
         raise ValueError(f"{folder} has a score head, got kind={kind!r}; a judge is a language model")
-    return StepRewardModel(*made, kind or "token", aggregation, step_delimiter, separator, yes, no)
+    return StepRewardModel(
+        *made, kind=kind or "token", aggregation=aggregation, step_delimiter=step_delimiter, separator=separator,
+        yes=yes, no=no,
+    )  # fmt: skip
 
 
 def _check_pairs(prompts: Sequence[str], prefixes: Sequence[str]) -> None:

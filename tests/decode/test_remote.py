@@ -19,7 +19,6 @@ from ppl.lm.serve import Server
 from ppl.smc import Policy
 from tests.decode.toys import Primes, models
 from tests.lm.faulty import serving
-from tests.lm.writers import Stepwise
 
 # A language of two words, a step's end and the text's end: probabilities of the next, given the last.
 WORDS, END = ("a", "b", "\n"), "."
@@ -202,7 +201,7 @@ def test_certain_rewards(values, outcome):
 def served():
     lm, reward = models()
     with (
-        Server(Stepwise(lm), reward, port=0) as server,
+        Server(lm, reward, port=0) as server,
         Endpoint(server.url, "tiny") as endpoint,
         RewardEndpoint(server.url, "tiny-prm", end_of_text=" </s>") as judge,
     ):

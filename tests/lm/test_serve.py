@@ -16,7 +16,7 @@ from ppl.lm import Endpoint, EndpointError, LanguageModel, RewardEndpoint, Rewar
 from ppl.lm.serve import Server
 from ppl.lm.serve.batching import Batcher
 from tests.lm.toys import TOKENIZER, toy_config, toy_decoder
-from tests.lm.writers import Fake, Stepwise
+from tests.lm.writers import Fake
 
 PROMPT = "Numbers: 1 2"
 
@@ -30,7 +30,7 @@ def models():
 
 @pytest.fixture(scope="module")
 def pair(models):
-    with Server(Stepwise(models[0]), models[1], port=0) as server:
+    with Server(models[0], models[1], port=0) as server:
         yield server
 
 

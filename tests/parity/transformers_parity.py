@@ -1,10 +1,11 @@
-"""Do the folders that we save open in `transformers`, and compute the same there? `make parity` runs it.
+"""Do our decoder and `transformers` compute the same, from their folders and from ours? `make parity` runs it.
 
-    python tests/parity/transformers_parity.py [--python build/transformers/bin/python]
+    python tests/parity/transformers_parity.py [--python build/transformers/bin/python] [--seed 1]
 
-Our side runs in the project's environment, writes model folders with random texts and our logits beside them, and
-starts this script again with `--compare` under another interpreter, which has torch and transformers and none of ours.
-Prints one line of JSON a folder; exits with 1 if the logits of any differ by 1e-4 or more.
+The other interpreter has torch and transformers and none of ours. It first makes random checkpoints of every family
+(`tests/lm/golden/make.py`, under a seed that the committed ones do not have); our side loads them and compares logits
+and 64 greedy tokens, and saves them and the bundled models anew; then it opens what we saved and compares logits once
+more. Prints one line of JSON a folder and direction; exits with 1 if any logits differ by 1e-4 or more, or any token.
 """
 
 import argparse
@@ -18,40 +19,53 @@ import numpy as np
 
 TOLERANCE = 1e-4
 ROOT = Path(__file__).resolve().parents[2]
-SHAPES = {"one-head-size": 4, "grouped-heads": 2}  # number of key-value heads of the random models
 LENGTHS = (24, 17, 5)  # rows of a batch, padded on the right
 
 
-def write(folder: Path) -> None:
-    """Write random and bundled models with tokens and our logits into subfolders of `folder`."""
-    import jax
+def load_theirs(made: Path, saved: Path) -> bool:
+    """Compare our logits with theirs for every folder in `made`, and save each, with our logits, into `saved`."""
     import jax.numpy as jnp
-    from flax import nnx
 
     sys.path.insert(0, str(ROOT))
     from ppl.lm import bundled_models
     from ppl.lm.checkpoint import load_folder, save_folder
-    from ppl.lm.config import DecoderConfig
-    from ppl.lm.decoder import Decoder
-    from ppl.lm.tokenizer import number_tokenizer
 
-    words = number_tokenizer(("+", "="), max_number=93)
-    models = {name: load_folder(path) for name, path in bundled_models().items()}
-    for name, kv_heads in SHAPES.items():
-        for labels in (0, 1):
-            config = DecoderConfig(100, 32, 48, 3, 4, kv_heads, 64, rope_theta=5000.0, num_labels=labels)
-            graph, params = nnx.split(Decoder(config, rngs=nnx.Rngs(labels)))
-            decoder = nnx.merge(graph, jax.tree.map(lambda x: 1.5 * x, params))  # far from the uniform law
-            models[f"{name}-{'reward' if labels else 'lm'}"] = decoder, words
+    good = True
+    models = {
+        path.name: (path, np.load(path / "expected.npz")) for path in sorted(made.iterdir()) if path.name != "tokenizer"
+    }
     rng = np.random.default_rng(0)
-    for name, (decoder, tokenizer) in models.items():
-        valid = np.arange(max(LENGTHS)) < np.array(LENGTHS)[:, None]
-        tokens = np.where(valid, rng.integers(4, decoder.config.vocab_size, valid.shape), decoder.config.pad_token_id)
-        hidden, _ = decoder.hidden(jnp.asarray(tokens, jnp.int32), jnp.asarray(valid))
-        last = hidden[np.arange(len(LENGTHS)), np.array(LENGTHS) - 1]
-        ours = decoder.scores(last) if decoder.config.num_labels else decoder.logits(hidden)
-        save_folder(folder / name, decoder, tokenizer, dtype=jnp.float32)
-        np.savez(folder / name / "parity.npz", tokens=tokens, valid=valid, ours=np.asarray(ours))
+    valid = np.arange(max(LENGTHS)) < np.array(LENGTHS)[:, None]
+    for name, path in bundled_models().items():
+        tokens = np.where(valid, rng.integers(4, 1016, valid.shape), 0)
+        models[name] = path, {"tokens": tokens, "valid": valid}
+    for name, (path, known) in models.items():
+        decoder, tokenizer = load_folder(path)
+        labels = decoder.config.num_labels
+
+        def ours(tokens, valid, decoder=decoder, labels=labels):
+            hidden, _ = decoder.hidden(jnp.asarray(tokens, jnp.int32), jnp.asarray(valid))
+            out = np.asarray(decoder.scores(hidden) if labels else decoder.logits(hidden))
+            one = labels and not decoder.config.score_bias  # a sequence classifier tells of the last token alone
+            return out[np.arange(len(valid)), valid.sum(axis=1) - 1] if one else out
+
+        logits = ours(known["tokens"], known["valid"])
+        save_folder(saved / name, decoder, tokenizer, dtype=jnp.float32)
+        np.savez(saved / name / "parity.npz", tokens=known["tokens"], valid=known["valid"], ours=logits)
+        if "logits" not in known:
+            continue
+        compared = known["valid"] if logits.ndim == 3 else np.ones(len(logits), bool)
+        row = {"model": name, "direction": "theirs to ours"}
+        row["largest_difference"] = float(np.abs(logits - known["logits"])[compared].max())
+        row["largest_logit"] = float(np.abs(logits)[compared].max())
+        good &= row["largest_difference"] < TOLERANCE
+        if "greedy" in known:
+            text = np.concatenate([known["prompt"], known["greedy"]])[None]
+            best = ours(text, text >= 0)[0, len(known["prompt"]) - 1 : -1].argmax(axis=-1)
+            row["greedy_tokens_equal"] = int((best == known["greedy"]).sum())
+            good &= row["greedy_tokens_equal"] == len(known["greedy"])
+        print(json.dumps(row), flush=True)
+    return good
 
 
 def compare(folder: Path) -> bool:
@@ -62,17 +76,16 @@ def compare(folder: Path) -> bool:
     good = True
     for path in sorted(folder.iterdir()):
         config = json.loads((path / "config.json").read_text())
-        kind = (
-            transformers.AutoModelForSequenceClassification
-            if config["num_labels"]
-            else transformers.AutoModelForCausalLM
-        )
+        architecture = config["architectures"][0]
+        if architecture == "Qwen2ForProcessRewardModel":
+            continue  # a class of its authors' own code, which transformers has not
+        kind = getattr(transformers, architecture)
         model, report = kind.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
         data = np.load(path / "parity.npz")
         with torch.no_grad():
             mask = torch.tensor(data["valid"]).long()
             theirs = model.eval()(input_ids=torch.tensor(data["tokens"]), attention_mask=mask).logits.numpy()
-        compared = np.ones(len(LENGTHS), bool) if config["num_labels"] else data["valid"]
+        compared = np.ones(len(LENGTHS), bool) if theirs.ndim == 2 else data["valid"]
         difference = float(np.abs(theirs - data["ours"])[compared].max())
         loaded = not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
         good &= loaded and difference < TOLERANCE
@@ -80,6 +93,7 @@ def compare(folder: Path) -> bool:
             json.dumps(
                 {
                     "model": path.name,
+                    "direction": "ours to theirs",
                     "class": type(model).__name__,
                     "largest_difference": difference,
                     "largest_logit": float(np.abs(data["ours"])[compared].max()),
@@ -94,13 +108,19 @@ def compare(folder: Path) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", type=Path, default=ROOT / "build" / "transformers" / "bin" / "python")
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--compare", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.compare:
         return 0 if compare(arguments.compare) else 1
     with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder))
-        return subprocess.run([arguments.python, __file__, "--compare", folder]).returncode
+        made, saved = Path(folder) / "made", Path(folder) / "saved"
+        make = ROOT / "tests" / "lm" / "golden" / "make.py"
+        command = [arguments.python, make, "--out", made, "--seed", str(arguments.seed)]
+        subprocess.run(command, check=True, capture_output=True)
+        loaded = load_theirs(made, saved)
+        opened = subprocess.run([arguments.python, __file__, "--compare", saved]).returncode == 0
+        return 0 if loaded and opened else 1
 
 
 if __name__ == "__main__":

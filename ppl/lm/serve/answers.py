@@ -11,8 +11,6 @@ from ppl.lm.serve.requests import Asked
 
 _LEAST = -9999.0  # vLLM's word for a probability of zero: JSON has no infinity
 
-_CONTEXT = 16  # tokens of the prompt before a text, for what a tokenizer puts between them
-
 
 class Written(NamedTuple):
     """The continuations of one prompt of a request, and the ids that were read."""
@@ -80,15 +78,8 @@ def _choice(
 
 
 def _text(lm: Writer, request: Asked, prompt_ids: list[int], completion: Completion) -> tuple[str, str | None]:
-    """The text up to its stop string (with it, if that was asked for), and the stop string, None where there is none.
-
-    What the tokens add to the prompt, and not what they are alone: many tokenizers drop a blank at the beginning, and
-    whoever appends a text to its prompt would run two words together.
-    """
-    context = prompt_ids[-_CONTEXT:]
-    before, whole = lm.decode(context), lm.decode([*context, *completion.tokens])
-    # Half a letter at the end of the prompt may become another text with what follows.
-    text = whole[len(before) :] if whole.startswith(before) else lm.decode(completion.tokens)
+    """The text up to its stop string, or with it, if that was asked for; and the stop string, if there is one."""
+    text = lm.added_text(prompt_ids, completion.tokens)
     found = [(place, stop) for stop in request.stop if (place := text.find(stop)) >= 0]
     if completion.finish != "stop" or not found:
         return text, None

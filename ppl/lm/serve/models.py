@@ -15,9 +15,12 @@ from ppl.lm.config import DecoderConfig
 class Writer(Protocol):
     """A language model that can be served."""
 
-    name: str
-    tokenizer: Tokenizer
-    config: DecoderConfig
+    @property
+    def name(self) -> str: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def config(self) -> DecoderConfig: ...
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a prompt, its start token included."""
@@ -25,6 +28,10 @@ class Writer(Protocol):
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of `tokens`, special tokens left out."""
+        ...
+
+    def added_text(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+        """The text that `tokens` add to a prompt."""
         ...
 
     def chat_prompt(self, messages: Sequence[Mapping[str, Any]]) -> str:
@@ -52,7 +59,8 @@ class Writer(Protocol):
 class Judge(Protocol):
     """A reward model that can be served."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, its start token included."""
