@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import special, stats
 
-from ppl.risk import quadrature
+from ppl.risk import quadrature, tails
 from ppl.risk.families import FAMILIES
 from ppl.risk.tails import tail_sensitivity
 
@@ -226,11 +226,13 @@ def test_log_likelihoods_are_those_of_the_counts(found):
     np.testing.assert_allclose(found.log_likelihood["beta"][:5], want, atol=1e-3)
 
 
-def test_tables_of_many_pairs_are_thinned_evenly():
+def test_tables_of_many_pairs_are_thinned_evenly(monkeypatch):
+    assert tails._MOST_PAIRS == 512
+    monkeypatch.setattr(tails, "_MOST_PAIRS", 32)  # the shapes of `found`, which are compiled
     successes = np.repeat(np.arange(700), 2)
-    thinned = tail_sensitivity(successes, 10_000, at=[1], families=["beta"], draws=100)
+    thinned = tail_sensitivity(successes, 10_000, at=AT, families=["beta"])
     kept = thinned.observed["successes"]
-    assert len(np.unique(kept)) == 512
+    assert len(np.unique(kept)) == 32
     # Sorted by difficulty, and yet all of it is seen: the mean within 4 sd of a draw without replacement.
     assert abs(kept.mean() - successes.mean()) < 4 * successes.std() / np.sqrt(len(kept))
     assert thinned.to_arviz()["log_likelihood"]["beta"].shape[-1] == len(kept)
