@@ -12,8 +12,6 @@ from ppl.inference.tempering import next_exponent
 from ppl.smc.weights import ess
 from tests.inference.targets import TARGETS
 
-pytestmark = pytest.mark.runs_long
-
 RUNS = 20
 
 
@@ -22,6 +20,7 @@ def run_wise(post):
     return np.asarray(post.stats["run_log_evidence"], np.float64)
 
 
+@pytest.mark.runs_long
 @pytest.mark.parametrize(
     "name",
     [
@@ -42,6 +41,7 @@ def test_the_evidence_and_its_error_are_right(name):
     assert 0.6 < post.log_evidence_se * np.sqrt(RUNS) / spread < 1.6
 
 
+@pytest.mark.runs_long
 def test_a_kernel_does_not_depend_on_the_particles_it_moves():
     # 40 dimensions, 400 particles: by one covariance of all of them log evidence was 0.9 too large, 13 standard errors.
     y = jnp.linspace(-1, 2, 40)
