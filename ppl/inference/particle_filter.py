@@ -92,6 +92,9 @@ def particle_filter(
     )
 
 
+_normalised = jax.jit(jax.vmap(normalised))  # step by step each of its operations would be compiled
+
+
 def _moments(run: smc.Run, space: StateSpace) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Weighted means and standard deviations of the filtering distributions."""
     assert run.history is not None
@@ -100,7 +103,7 @@ def _moments(run: smc.Run, space: StateSpace) -> tuple[dict[str, np.ndarray], di
     values |= {name: (value[:1], run.history.log_weights[:1]) for name, value in states.initial.items()}
     mean, sd = {}, {}
     for name, (value, log_weights) in values.items():
-        weights = np.asarray(jax.vmap(normalised)(log_weights), np.float64)
+        weights = np.asarray(_normalised(log_weights), np.float64)
         x = np.asarray(value, np.float64)
         first = np.einsum("tn,tn...->t...", weights, x)
         second = np.einsum("tn,tn...->t...", weights, (x - first[:, None]) ** 2)

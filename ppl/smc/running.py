@@ -137,6 +137,7 @@ def _stacked(runs: list[Run]) -> Run:
     return jax.tree.map(lambda *xs: jnp.stack(xs), *runs)
 
 
+@eqx.filter_jit  # an array at a time, each shape would be compiled
 def _single(result: Run) -> Run:
     return jax.tree.map(lambda x: x[0], result)
 
