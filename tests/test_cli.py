@@ -156,7 +156,7 @@ BAD_INPUT = {
     "model without weights": (["--model", "{folder}/empty"], None, "config.json: no such file"),
     "corrupt weights": (["--model", "{folder}/corrupt"], None, "model.safetensors: not a readable safetensors file"),
     "reward model as model": (["--model", "{folder}/prm"], None, "is a reward model"),
-    "model as reward model": (["--reward", "{folder}/lm"], None, "is not a reward model"),
+    "model as reward model": (["--reward", "{folder}/lm"], None, "has no score head"),
     "a task of other words": (["--out", "{new}"], "countdown-3", "'Numbers:' is not in the model's vocabulary"),
     "out is a file": (["--out", "{file}"], None, "is a file, and a folder is wanted"),
     "out below a file": (["--out", "{file}/run"], None, "Not a directory"),

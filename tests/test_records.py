@@ -29,6 +29,8 @@ ROWS = st.lists(
             "generated_tokens": INTEGERS,
             "seed": INTEGERS,
             "steps": INTEGERS,
+            "token_ids": st.none() | st.lists(st.integers(min_value=0, max_value=2**31 - 1)),
+            "finish": st.none() | TEXT,
         }
     ),
     max_size=4,
@@ -58,7 +60,7 @@ def test_columns_not_given_have_defaults_and_the_schema_dtypes():
     assert next(records.rows()) == {
         "problem": "a", "sample": 0, "method": "m", "prompt": "", "text": "", "answer": None, "correct": None,
         "reward": None, "log_weight": None, "log_prob": None, "log_proposal": None, "prompt_tokens": 0,
-        "generated_tokens": 0, "seed": 0, "steps": 0,
+        "generated_tokens": 0, "seed": 0, "steps": 0, "token_ids": None, "finish": None,
     }  # fmt: skip
     assert {name: str(dtype) for name, dtype in records.frame.dtypes.items()} == {
         name: column.dtype for name, column in SCHEMA.items()
