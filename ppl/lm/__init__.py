@@ -14,6 +14,7 @@ from ppl.lm.generation import Constraint
 from ppl.lm.model import LanguageModel, Model, load
 from ppl.lm.proposals import Proposal
 from ppl.lm.reward import RewardModel, StepRewardModel, load_reward
+from ppl.lm.text import Text
 from ppl.lm.verifier import GenerativeVerifier
 from ppl.lm.writing import (
     Scored,
@@ -41,6 +42,7 @@ __all__ = [
     "Scored",
     "Step",
     "StepRewardModel",
+    "Text",
     "Writing",
     "bundled_models",
     "load",
