@@ -40,7 +40,7 @@ def solve(
     from ppl import decode
     from ppl.decode import report
     from ppl.decode.job import solve as run
-    from ppl.lm import RewardModel, load, load_reward
+    from ppl.lm import load, load_reward
     from ppl.tasks import task_named
 
     chosen, settings = task_named(task), decode.Options(budget, temperature)
@@ -48,8 +48,6 @@ def solve(
     if json_file is not None:
         _check_json(json_file, out)
     lm, prm = load(model), load_reward(reward)
-    if not isinstance(prm, RewardModel):
-        raise ValueError(f"reward: a sequence classifier of one label is wanted, {reward} is a {type(prm).__name__}")
     screen = Console(stderr=True)
     bar = Progress(
         TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),

@@ -15,7 +15,7 @@ from jaxtyping import Array, Key
 from ppl.decode.methods import DEFAULT_CUT, Cut, Options, run_methods
 from ppl.decode.results import Decoding
 from ppl.decode.targets import target_named
-from ppl.lm import Endpoint, LanguageModel, RewardEndpoint, RewardModel
+from ppl.lm import Endpoint, LanguageModel, RewardEndpoint, RewardModel, StepRewardModel
 from ppl.smc import Policy
 from ppl.tasks import Problem, Task
 
@@ -63,7 +63,7 @@ def majority(
 
 def best_of_n(
     lm: LanguageModel | Endpoint,
-    reward: RewardModel | RewardEndpoint,
+    reward: RewardModel | StepRewardModel | RewardEndpoint,
     task_or_prompts: Prompts,
     key: int | Key[Array, ""],
     *,
@@ -84,7 +84,7 @@ def best_of_n(
 
 def particle_filter(
     lm: LanguageModel | Endpoint,
-    reward: RewardModel | RewardEndpoint,
+    reward: RewardModel | StepRewardModel | RewardEndpoint,
     task_or_prompts: Prompts,
     key: int | Key[Array, ""],
     *,

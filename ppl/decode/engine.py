@@ -13,10 +13,12 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from ppl.cost import Ledger
-from ppl.decode.particles import Plan, Solutions, solution_model
+from ppl.decode.particles import Judge, Plan, Solutions, solution_model
 from ppl.decode.targets import TARGETS, target_named
-from ppl.lm import LanguageModel, Proposal, RewardModel
+from ppl.lm import Frame, LanguageModel, Proposal, RewardModel, StepRewardModel
+from ppl.lm.model import padded
 from ppl.lm.proposals import check_proposal
+from ppl.lm.scoring import read_prompt_scored, score_step, start_scoring, step_slots
 from ppl.lm.stops import stop_table
 from ppl.smc import Policy
 from ppl.smc.driver import filter as particle_filter
@@ -102,7 +104,7 @@ class Settings:
 
 def decode(
     lm: LanguageModel,
-    reward: RewardModel | None,
+    reward: RewardModel | StepRewardModel | None,
     prompts: Sequence[str],
     keys: Key[Array, " problems"],
     settings: Settings,
@@ -111,14 +113,15 @@ def decode(
 ) -> Decoded:
     """Write `settings.num_particles` solutions to each prompt: a particle filter, or plain sampling without a target.
 
-    With a `reward` and a target the reward model reads every step; with a `reward` alone it reads the finished texts.
+    With a `reward` and a target the reward model reads every step; with a `reward` alone it reads the finished texts. A
+    step-wise reward model reads the language model's own tokens of a step, blanks and delimiter at its end left out.
 
     **Arguments:** `keys` [problems]: one typed key a prompt, so that a prompt's result does not hang on its neighbours;
     `batch`: prompts in one compiled call (the last one is filled up, so that one shape compiles), by default the
     evenest split into calls of at most `ROWS_PER_BATCH` rows.
     **Raises:** `ValueError` as `plan_for`; if a log potential is NaN.
     """
-    plan = plan_for(lm, reward, prompts, settings)
+    plan, reading = plan_for(lm, reward, prompts, settings)
     per_call = batch or even_batch(len(prompts), settings.num_particles)
     policy = settings.policy if settings.weighs else Policy("never")
     proposal = check_proposal(settings.temperature, settings.top_k, settings.top_p, settings.min_p)
@@ -133,7 +136,8 @@ def decode(
         chosen[chosen >= len(prompts)] = start
         out = _decode_batch(
             lm.graph, lm.params, None if reward is None else reward.graph, None if reward is None else reward.params,
-            jnp.asarray(ids[chosen]), jnp.asarray(known[chosen]), keys[chosen], proposal, power, table,
+            jnp.asarray(ids[chosen]), jnp.asarray(known[chosen]), None if reading is None else reading.chosen(chosen),
+            keys[chosen], proposal, power, table,
             settings.num_particles, settings.target, policy, plan,
         )  # fmt: skip
         parts.append(jax.tree.map(np.asarray, out))
@@ -154,32 +158,51 @@ def even_batch(num_prompts: int, num_particles: int) -> int:
     return -(-num_prompts // calls)
 
 
-def plan_for(lm: LanguageModel, reward: RewardModel | None, prompts: Sequence[str], settings: Settings) -> Plan:
-    """The plan that `settings` make for these models and prompts.
+class Reading(NamedTuple):
+    """What a reward model reads before the solutions, `ids` and `known` [problems, length], and around their steps."""
+
+    ids: Int[Array | np.ndarray, "problems length"]
+    known: Bool[Array | np.ndarray, "problems length"]
+    frame: Frame | None
+
+    def chosen(self, places: Int[np.ndarray, " chosen"]) -> "Reading":
+        """That of some problems."""
+        return Reading(jnp.asarray(self.ids[places]), jnp.asarray(self.known[places]), self.frame)
+
+
+def plan_for(
+    lm: LanguageModel, reward: RewardModel | StepRewardModel | None, prompts: Sequence[str], settings: Settings
+) -> tuple[Plan, Reading | None]:
+    """The plan that `settings` make for these models and prompts, and what the reward model reads.
 
     **Raises:** `ValueError` if a target comes without a reward model, the two models' vocabularies differ, there is no
     prompt, or a text could be longer than a model's context.
     """
     if settings.target is not None and reward is None:
         raise ValueError(f"target {settings.target!r} needs a reward model, got None")
-    if reward is not None and not isinstance(reward, RewardModel):
-        raise TypeError(
-            f"reward must be a sequence classifier (ppl.lm.RewardModel), whose score moves on with its cache, got "
-            f"{type(reward).__name__}; it can score finished texts by itself"
-        )
     if reward is not None and reward.tokenizer.get_vocab() != lm.tokenizer.get_vocab():
         raise ValueError(f"reward model {reward.name!r} and language model {lm.name!r} have different vocabularies")
     if not prompts:
         raise ValueError("prompts: at least one is needed, got none")
     plan = Plan(settings.max_steps, settings.max_step_tokens, lm.config.eos_token_ids)
-    longest = lm.pad(prompts)[0].shape[1] + plan.slots
-    limit = min(model.config.max_position_embeddings for model in (lm, reward) if model is not None)
-    if longest > limit:
-        raise ValueError(
-            f"prompt and {plan.max_steps} steps of {plan.max_step_tokens} tokens take up to {longest} tokens, the "
-            f"models read {limit}: lower max_steps or max_step_tokens"
-        )
-    return plan
+    ids, known = lm.pad(prompts)
+    reading = None
+    if isinstance(reward, StepRewardModel):
+        heads, frame = reward.frame(prompts)
+        reading = Reading(*padded(heads, reward.pad_id), frame)
+    elif reward is not None:
+        reading = Reading(ids, known, None)
+    for model, read in ((lm, None), (reward, reading)):
+        if model is None:
+            continue
+        before = ids.shape[1] if read is None else read.ids.shape[1]
+        longest = before + plan.max_steps * step_slots(plan.max_step_tokens, None if read is None else read.frame)
+        if longest > model.config.max_position_embeddings:
+            raise ValueError(
+                f"prompt and {plan.max_steps} steps of {plan.max_step_tokens} tokens take up to {longest} tokens, "
+                f"model {model.name!r} reads {model.config.max_position_embeddings}: lower max_steps or max_step_tokens"
+            )
+    return plan, reading
 
 
 @eqx.filter_jit
@@ -190,6 +213,7 @@ def _decode_batch(
     reward_params: nnx.State | None,
     prompts: Int[Array, "problems length"],
     known: Bool[Array, "problems length"],
+    reading: Reading | None,
     keys: Key[Array, " problems"],
     proposal: Proposal,
     power: Float[Array, ""] | None,
@@ -202,9 +226,11 @@ def _decode_batch(
     lm = nnx.merge(lm_graph, lm_params)
     reward = None if reward_graph is None else nnx.merge(reward_graph, reward_params)
     target = None if target_name is None else TARGETS[target_name]
-    each_step = reward if target is not None else None
+    frame = None if reading is None else reading.frame
 
-    def one_problem(prompt, known, key):
+    def one_problem(prompt, known, heads, key):
+        judge = None if reward is None else Judge(reward, heads[0], heads[1], frame)
+        each_step = None if target is None else judge
         model = solution_model(lm, each_step, target, prompt, known, proposal, plan, delimiter, power)
         run = particle_filter(
             key, model, None, num_particles, policy, num_steps=plan.max_steps - 1, ancestors=False, throw=False
@@ -212,12 +238,13 @@ def _decode_batch(
         end: Solutions = run.particles
         spent = jax.tree.map(lambda x: x[0], end.spent)
         trace = jax.nn.sigmoid(end.log_odds) if end.scored is not None else jnp.full(end.log_odds.shape, jnp.nan)
-        if reward is None:
+        if judge is None:
             final = jnp.full(num_particles, jnp.nan)
         elif end.scored is not None:
             final = jax.nn.sigmoid(end.scored.log_odds)
         else:
-            final, spent = _read_whole(reward, prompt, known, end, spent)
+            final, read = (_read_whole if frame is None else _read_steps)(judge, end, plan)
+            spent = spent + read
         fields = {
             "generated": jnp.sum(end.written, axis=1, dtype=jnp.int32), "steps": end.steps,
             "finished": end.writing.finished, "log_prob": end.log_prob, "log_proposal": end.log_proposal,
@@ -227,11 +254,12 @@ def _decode_batch(
         }  # fmt: skip
         return end.tokens, end.written, fields, spent
 
-    return jax.vmap(one_problem)(prompts, known, keys)
+    return jax.vmap(one_problem)(prompts, known, None if reading is None else (reading.ids, reading.known), keys)
 
 
-def _read_whole(reward, prompt, known, end, spent):
-    """P(right) of finished texts, each read at once, and the ledger with that reading."""
+def _read_whole(judge, end, plan):
+    """P(right) of finished texts, each read at once, and what that cost."""
+    reward, prompt, known, _ = judge
     n = end.tokens.shape[0]
     rows = jnp.concatenate([jnp.broadcast_to(prompt, (n, prompt.shape[0])), end.tokens], axis=1)
     valid = jnp.concatenate([jnp.broadcast_to(known, (n, known.shape[0])), end.written], axis=1)
@@ -239,4 +267,20 @@ def _read_whole(reward, prompt, known, end, spent):
     last = jnp.max(jnp.where(valid, jnp.arange(valid.shape[1]), 0), axis=1)
     newest = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
     read = Ledger(0, 0, n, jnp.sum(valid, dtype=jnp.int32), 0.0)
-    return jax.nn.sigmoid(reward.scores(newest)[:, 0]), spent + read
+    return jax.nn.sigmoid(reward.scores(newest)[:, 0]), read
+
+
+def _read_steps(judge, end, plan):
+    """P(right) of finished texts, read step by step in the model's frame, and what that cost."""
+    reward, prompt, known, frame = judge
+    n, size, slots = end.tokens.shape[0], plan.max_step_tokens, step_slots(plan.max_step_tokens, frame)
+    prefix, log_odds = read_prompt_scored(reward, prompt, known, frame)
+
+    def one_step(scored, t):
+        tokens, written = (jax.lax.dynamic_slice_in_dim(x, t * size, size, 1) for x in (end.tokens, end.written))
+        return score_step(reward, prefix, scored, tokens, written, t * slots, frame)
+
+    start = start_scoring(reward, prefix, log_odds, n=n, slots=plan.max_steps * slots)
+    scored, read = jax.lax.scan(one_step, start, jnp.arange(plan.max_steps))
+    tokens = jnp.sum(read, dtype=jnp.int32) + jnp.sum(known, dtype=jnp.int32)
+    return jax.nn.sigmoid(scored.log_odds), Ledger(0, 0, n, tokens, 0.0)

@@ -12,14 +12,14 @@ from ppl.decode.engine import even_batch, plan_for
 from ppl.decode.journal import Journal
 from ppl.decode.methods import DEFAULTS, Options, decode_problems, methods_named, problem_keys, settings_for
 from ppl.decode.results import Decoding
-from ppl.lm import Endpoint, LanguageModel, RewardEndpoint, RewardModel
+from ppl.lm import Endpoint, LanguageModel, RewardEndpoint, RewardModel, StepRewardModel
 from ppl.records import Records
 from ppl.tasks import Task
 
 
 def solve(
     lm: LanguageModel | Endpoint,
-    reward: RewardModel | RewardEndpoint,
+    reward: RewardModel | StepRewardModel | RewardEndpoint,
     task: Task,
     *,
     methods: list[str],
@@ -50,7 +50,7 @@ def solve(
     for target in dict.fromkeys(method.target for method in chosen.values()):
         # Refused here, before a journal says that there is such a job.
         settings = settings_for(task, options, target)
-        if isinstance(lm, LanguageModel) and isinstance(reward, RewardModel):
+        if isinstance(lm, LanguageModel) and isinstance(reward, RewardModel | StepRewardModel):
             plan_for(lm, reward, [problem.prompt for problem in problems], settings)
         else:
             remote.check(lm, reward, settings)

@@ -20,7 +20,7 @@ from ppl.decode.results import Decoding, answer_table
 from ppl.decode.selectors import Selector
 from ppl.decode.targets import TARGETS
 from ppl.keys import as_key
-from ppl.lm import Endpoint, LanguageModel, RewardEndpoint, RewardModel
+from ppl.lm import Endpoint, LanguageModel, RewardEndpoint, RewardModel, StepRewardModel
 from ppl.records import Records
 from ppl.smc import Policy
 from ppl.tasks import Problem, Task
@@ -87,7 +87,7 @@ def methods_named(names: Sequence[str]) -> dict[str, Method]:
 
 def run_methods(
     lm: LanguageModel | Endpoint,
-    reward: RewardModel | RewardEndpoint | None,
+    reward: RewardModel | StepRewardModel | RewardEndpoint | None,
     task_or_prompts: Task | Sequence[Problem] | Sequence[str],
     key: int | Key[Array, ""],
     methods: Sequence[str],
@@ -131,7 +131,7 @@ def problem_keys(key: Key[Array, ""], places: Sequence[int]) -> Key[Array, " pro
 
 def decode_problems(
     lm: LanguageModel | Endpoint,
-    reward: RewardModel | RewardEndpoint | None,
+    reward: RewardModel | StepRewardModel | RewardEndpoint | None,
     task: Task | None,
     problems: Sequence[Problem],
     keys: Key[Array, " problems"],

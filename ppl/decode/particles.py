@@ -15,16 +15,8 @@ from ppl.cost import Ledger
 from ppl.decode.targets import Target
 from ppl.lm.decoder import Decoder
 from ppl.lm.proposals import Proposal
-from ppl.lm.writing import (
-    Scored,
-    Writing,
-    read_prompt,
-    read_prompt_scored,
-    score_step,
-    start_scoring,
-    start_writing,
-    write_step,
-)
+from ppl.lm.scoring import Frame, Scored, read_prompt_scored, score_step, start_scoring, step_slots
+from ppl.lm.writing import Writing, read_prompt, start_writing, write_step
 from ppl.smc import FeynmanKac
 
 
@@ -39,6 +31,16 @@ class Plan(NamedTuple):
     @property
     def slots(self) -> int:
         return self.max_steps * self.max_step_tokens
+
+
+class Judge(NamedTuple):
+    """A reward model in one problem: its `decoder`, and what it reads before a solution, `prompt` and `known` [length];
+    `frame`: what a step-wise model reads around each step."""
+
+    decoder: Decoder
+    prompt: Int[Array, " length"]
+    known: Bool[Array, " length"]
+    frame: Frame | None = None
 
 
 class Solutions(NamedTuple):
@@ -63,7 +65,7 @@ class Solutions(NamedTuple):
 
 def solution_model(
     lm: Decoder,
-    reward: Decoder | None,
+    judge: Judge | None,
     target: Target | None,
     prompt: Int[Array, " length"],
     known: Bool[Array, " length"],
@@ -74,23 +76,24 @@ def solution_model(
 ) -> FeynmanKac:
     """The Feynman-Kac model of solutions to one prompt; run it for `plan.max_steps - 1` steps after the first.
 
-    **Arguments:** `prompt`, `known` [length]: token ids padded on the right, and which are tokens; the reward model
-    reads the same ids; `proposal`: what tokens are drawn from; `delimiter`: what ends a step, see
-    `ppl.lm.writing.write_step`. Without a `reward` and `target` all potentials are one: plain sampling.
+    **Arguments:** `prompt`, `known` [length]: token ids padded on the right, and which are tokens; `judge`: the
+    reward model; `proposal`: what tokens are drawn from; `delimiter`: what ends a step, see
+    `ppl.lm.writing.write_step`. Without a `judge` and `target` all potentials are one: plain sampling.
     `power`: weigh for the model to this power instead of for the proposal, which then only proposes.
     """
     prefix, last = read_prompt(lm, prompt, known)
-    judged = None if reward is None else read_prompt_scored(reward, prompt, known)
+    judged = None if judge is None else read_prompt_scored(judge.decoder, judge.prompt, judge.known, judge.frame)
+    judge_slots = plan.max_step_tokens if judge is None else step_slots(plan.max_step_tokens, judge.frame)
 
     def init(key: Key[Array, ""], n: int, u: Int[Array, ""]) -> tuple[Solutions, Float[Array, " n"]]:
         writing = start_writing(lm, prefix, last, n=n, slots=plan.slots)
         scored = None
-        if reward is not None and judged is not None:
-            scored = start_scoring(reward, *judged, n=n, slots=plan.slots)
+        if judge is not None and judged is not None:
+            scored = start_scoring(judge.decoder, *judged, n=n, slots=plan.max_steps * judge_slots)
         ids, zeros = jnp.zeros((n, plan.slots), jnp.int32), jnp.zeros(n)
-        length = jnp.full(n, jnp.sum(known, dtype=jnp.int32))
         none = jnp.zeros(n, jnp.int32)
-        spent = Ledger(none, length, none, none if reward is None else length, zeros)
+        length = lambda known: none + jnp.sum(known, dtype=jnp.int32)  # noqa: E731
+        spent = Ledger(none, length(known), none, none if judge is None else length(judge.known), zeros)
         log_odds = jnp.zeros((n, plan.max_steps))
         empty = Solutions(writing, scored, ids, ids > 0, zeros, zeros, log_odds, none, spent)
         return advance(key, empty, u, first=True)
@@ -111,11 +114,13 @@ def solution_model(
         scored, log_odds, log_potential = state.scored, state.log_odds, jnp.zeros(active.shape)
         if power is not None:
             log_potential = power * new.log_prob - new.log_proposal  # zero where nothing was written
-        if reward is not None and scored is not None and judged is not None:
+        if judge is not None and scored is not None and judged is not None:
             previous = None if first else scored.log_odds
-            scored = score_step(reward, judged[0], scored, new.tokens, new.written, offset)
+            scored, read = score_step(
+                judge.decoder, judged[0], scored, new.tokens, new.written, u * judge_slots, judge.frame
+            )
             log_odds = jax.lax.dynamic_update_slice_in_dim(log_odds, scored.log_odds[:, None], u, axis=1)
-            spent = spent + Ledger(0, 0, jnp.sum(active, dtype=jnp.int32), count, 0.0)
+            spent = spent + Ledger(0, 0, jnp.sum(active, dtype=jnp.int32), jnp.sum(read, dtype=jnp.int32), 0.0)
             if target is not None:
                 # A finished text is absorbed: it keeps its weight while the others go on. Deciding it here, and not
                 # by `ppl.smc.absorb`, saves a select over both caches.

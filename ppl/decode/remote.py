@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from ppl.cost import Ledger
 from ppl.decode.engine import Decoded, Settings
 from ppl.decode.targets import TARGETS
-from ppl.lm import Completion, Endpoint, LanguageModel, RewardEndpoint, RewardModel
+from ppl.lm import Completion, Endpoint, LanguageModel, RewardEndpoint, RewardModel, StepRewardModel
 from ppl.lm.endpoint.answers import Choice
 from ppl.smc import FeynmanKac
 from ppl.smc.host import host_filter
@@ -49,7 +49,7 @@ class Texts(NamedTuple):
 
 def decode(
     lm: Endpoint | LanguageModel,
-    reward: RewardEndpoint | RewardModel | None,
+    reward: RewardEndpoint | RewardModel | StepRewardModel | None,
     prompts: Sequence[str],
     keys: Key[Array, " problems"],
     settings: Settings,
@@ -80,7 +80,7 @@ def decode(
 
 
 def check(
-    lm: Endpoint | LanguageModel, reward: RewardEndpoint | RewardModel | None, settings: Settings
+    lm: Endpoint | LanguageModel, reward: RewardEndpoint | RewardModel | StepRewardModel | None, settings: Settings
 ) -> tuple[Endpoint, RewardEndpoint | None]:
     """The two endpoints. **Raises:** `ValueError` if one of them is none, or `settings` ask for one that is missing."""
     if not isinstance(lm, Endpoint) or not isinstance(reward, RewardEndpoint | None):

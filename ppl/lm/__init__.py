@@ -14,25 +14,17 @@ from ppl.lm.generation import Constraint
 from ppl.lm.model import LanguageModel, Model, load
 from ppl.lm.proposals import Proposal
 from ppl.lm.reward import RewardModel, StepRewardModel, load_reward
+from ppl.lm.scoring import Frame, Scored, read_prompt_scored, score_step, start_scoring, step_slots
 from ppl.lm.text import Text
 from ppl.lm.verifier import GenerativeVerifier
-from ppl.lm.writing import (
-    Scored,
-    Step,
-    Writing,
-    read_prompt,
-    read_prompt_scored,
-    score_step,
-    start_scoring,
-    start_writing,
-    write_step,
-)
+from ppl.lm.writing import Step, Writing, read_prompt, start_writing, write_step
 
 __all__ = [
     "Completion",
     "Constraint",
     "Endpoint",
     "EndpointError",
+    "Frame",
     "GenerativeVerifier",
     "LanguageModel",
     "Model",
@@ -53,5 +45,6 @@ __all__ = [
     "score_step",
     "start_scoring",
     "start_writing",
+    "step_slots",
     "write_step",
 ]

@@ -8,7 +8,7 @@ which an aggregation makes one of.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -23,8 +23,10 @@ from ppl.lm.bundled import model_folder
 from ppl.lm.checkpoint import Placement
 from ppl.lm.decoder import Decoder
 from ppl.lm.model import Model, padded, parts
+from ppl.lm.scoring import Frame
 from ppl.lm.tokenizer import encode
 
+_MARK = "@@step@@"  # where a step goes in a chat; no template has it
 Steps = Float[np.ndarray, " steps"]
 
 AGGREGATIONS: Mapping[str, Callable[[Steps], float]] = {
@@ -112,6 +114,47 @@ class StepRewardModel(Model):
             tokens = np.array([self.token_id(self.no), self.token_id(self.yes)], np.int32)
             right = jax.nn.softmax(_scores_at(self.graph, self.params, ids, known, at, tokens))[..., 1]
         return [np.asarray(row[: len(place)]) for row, place in zip(np.asarray(right), places, strict=True)]
+
+    def frame(self, prompts: Sequence[str]) -> tuple[list[list[int]], Frame]:
+        """What is read step by step instead of at once: token ids before each prompt's first step, and the frame.
+
+        **Raises:** `ValueError` if the chat template puts other texts around each step, or `aggregation` is `"model"`,
+        which reads no steps.
+        """
+        if self.aggregation == "model":
+            raise ValueError('aggregation="model" reads a solution whole; a particle filter scores it after each step')
+        words = None
+        if self.kind == "token":
+            heads = [self.encode(prompt) for prompt in prompts] if self.chat is None else [
+                self._around([{"role": "user", "content": prompt}, {"role": "assistant", "content": _MARK}])[0]
+                for prompt in prompts
+            ]  # fmt: skip
+            ask, between = [self.token_id(self.separator)], []
+        else:
+            words = np.array([self.token_id(self.no), self.token_id(self.yes)], np.int32)
+            turn = {"role": "assistant", "content": self.yes}
+            asked = [[{"role": "user", "content": f"{prompt} {_MARK}"}] for prompt in prompts]
+            heads = [self._around(turns, answering=True)[0] for turns in asked]
+            again = [{"role": "user", "content": _MARK}, turn, {"role": "user", "content": _MARK}]
+            _, joint, ask = self._around(again, answering=True)
+            between = joint[len(ask) :]
+            if joint[: len(ask)] != ask:
+                raise ValueError(f"model {self.name!r}: its chat template asks otherwise after a first step than later")
+        return heads, Frame(np.array(ask, np.int32), np.array(between, np.int32), self._silent, words, self.aggregation)
+
+    def _around(self, messages: Sequence[Mapping[str, str]], *, answering: bool = False) -> list[list[int]]:
+        """Ids of the texts around each mark in a chat."""
+        texts = self.chat_prompt(messages, add_generation_prompt=answering).split(_MARK)
+        return [self.tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+
+    @cached_property
+    def _silent(self) -> Bool[np.ndarray, " vocab"]:
+        """Tokens that say nothing at the end of a step: special ones, blanks, the delimiter."""
+        size = self.config.vocab_size
+        texts = self.tokenizer.decode_batch([[i] for i in range(min(size, self.tokenizer.get_vocab_size()))])
+        silent = np.ones(size, bool)
+        silent[: len(texts)] = [text.strip() in ("", self.step_delimiter.strip()) for text in texts]
+        return silent
 
     def _cut(self, prefixes: Sequence[str]) -> list[list[str]]:
         found = []

@@ -10,9 +10,9 @@ from flax import nnx
 
 from ppl.decode import engine
 from ppl.decode.engine import Settings, decode, even_batch
-from ppl.decode.particles import solution_model
+from ppl.decode.particles import Judge, solution_model
 from ppl.decode.targets import TARGETS
-from ppl.lm import Proposal
+from ppl.lm import Proposal, StepRewardModel
 from ppl.smc import Policy
 from ppl.smc.driver import filter as particle_filter
 from tests.decode import tiny, toys
@@ -59,7 +59,7 @@ def test_tokens_and_readings_are_counted_once_those_of_dropped_particles_include
     lm, reward = (nnx.merge(model.graph, model.params) for model in toys.models())
     prompt, known = jnp.asarray(tiny.PROMPT), jnp.asarray(tiny.KNOWN)
     plan, newline = tiny.PLAN, 4  # of `toys.DIGITS`
-    model = solution_model(lm, reward, TARGETS["odds"], prompt, known, Proposal(), plan, newline)
+    model = solution_model(lm, Judge(reward, prompt, known), TARGETS["odds"], prompt, known, Proposal(), plan, newline)
     run = jax.jit(
         lambda key: particle_filter(key, model, None, 64, Policy("always"), True, num_steps=plan.max_steps - 1)
     )(jax.random.key(0))
@@ -172,7 +172,7 @@ def test_models_that_do_not_fit_are_refused():
     other = toys.number_tokenizer(("Begin:",), max_number=9)
     with pytest.raises(ValueError, match="reward model 'tiny-prm' and language model 'tiny' have different vocab"):
         decode(lm, dataclasses.replace(reward, tokenizer=other), PROMPTS, KEYS, SETTINGS)
-    with pytest.raises(ValueError, match="take up to 72 tokens, the models read 32"):
+    with pytest.raises(ValueError, match="take up to 72 tokens, model .tiny. reads 32"):
         decode(lm, reward, PROMPTS, KEYS, dataclasses.replace(SETTINGS, max_steps=32))
 
 
@@ -181,3 +181,37 @@ def test_damaged_weights_are_an_error_and_not_an_answer():
     broken = dataclasses.replace(reward, params=jax.tree.map(lambda x: x * jnp.nan, reward.params))
     with pytest.raises(ValueError, match=r"a log potential is NaN for prompt 0 .*weights are damaged"):
         decode(lm, broken, PROMPTS, KEYS, SETTINGS)
+
+
+def step_reward():
+    """A token classifier on the words of `toys`, whose mark after a step is the word "Start:"."""
+    lm, _ = toys.models()
+    made = tiny.decoder(4, labels=2, sharpness=2.0, vocabulary=lm.config.vocab_size, context=64)
+    return lm, StepRewardModel(
+        "steps", *nnx.split(made), toys.DIGITS, made.config, step_delimiter="\n", separator="Start:", aggregation="min"
+    )
+
+
+def test_a_step_wise_reward_model_weighs_every_step():
+    lm, reward = step_reward()
+    never = dataclasses.replace(SETTINGS, target="product", policy=Policy("never"))
+    out = decode(lm, reward, PROMPTS, KEYS, never)
+    taken = np.arange(out.reward_trace.shape[2]) < out.steps[:, :, None]
+    total = np.where(taken, np.log(out.reward_trace.astype(np.float64)), 0).sum(axis=2)
+    each = total - np.log(np.mean(np.exp(total), axis=1, keepdims=True))
+    assert out.log_weights == pytest.approx(each, abs=1e-4)
+    assert np.all(np.diff(out.reward_trace, axis=2) <= 1e-6)  # the least so far
+    assert out.cost.reward_tokens.sum() > out.generated.sum()  # a mark a step, too
+    plain = decode(lm, reward, PROMPTS, KEYS, dataclasses.replace(never, target=None))
+    # The texts of this key are the same without weights, and read when they are finished they score the same.
+    assert plain.texts == out.texts
+    assert plain.reward == pytest.approx(out.reward, abs=1e-5)
+    np.testing.assert_array_equal(plain.cost.reward_tokens, out.cost.reward_tokens)
+    assert decode(lm, reward, PROMPTS, KEYS, SETTINGS).resampled.all()
+
+
+def test_a_step_wise_reward_model_must_have_room_for_its_marks():
+    lm, reward = step_reward()
+    small = dataclasses.replace(reward.config, max_position_embeddings=16)
+    with pytest.raises(ValueError, match=r"take up to 17 tokens, model .steps. reads 16"):
+        decode(lm, dataclasses.replace(reward, config=small), PROMPTS, KEYS, SETTINGS)

@@ -173,6 +173,6 @@ def test_settings_are_refused_before_anything_is_written(tmp_path, change, messa
 
 
 def test_models_that_do_not_fit_the_task_are_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match="the models read 32"):
+    with pytest.raises(ValueError, match="model 'tiny' reads 32"):
         job.solve(*models(), Primes(max_steps=40), **SETTINGS, out=tmp_path / "new")
     assert not (tmp_path / "new").exists()

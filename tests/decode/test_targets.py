@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ppl.decode.particles import solution_model
+from ppl.decode.particles import Judge, solution_model
 from ppl.decode.targets import TARGETS, target_named
 from ppl.lm import Proposal
 from ppl.smc import Policy
@@ -34,9 +34,10 @@ def system(models, target, num_particles, policy):
     lm, reward = models
 
     def once(key, temperature):
+        prompt = jnp.asarray(tiny.PROMPT), jnp.asarray(tiny.KNOWN)
         model = solution_model(
-            lm, reward if target else None, TARGETS[target] if target else None,
-            jnp.asarray(tiny.PROMPT), jnp.asarray(tiny.KNOWN), Proposal(temperature), tiny.PLAN, tiny.NEWLINE,
+            lm, Judge(reward, *prompt) if target else None, TARGETS[target] if target else None,
+            *prompt, Proposal(temperature), tiny.PLAN, tiny.NEWLINE,
         )  # fmt: skip
         run = particle_filter(key, model, None, num_particles, policy, num_steps=tiny.PLAN.max_steps - 1, throw=False)
         end = run.particles

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from ppl.lm.proposals import Proposal, inverse_cdf
+from ppl.lm.scoring import read_prompt_scored, score_step, start_scoring
 from ppl.lm.stops import stop_table
-from ppl.lm.writing import read_prompt, read_prompt_scored, score_step, start_scoring, start_writing, write_step
+from ppl.lm.writing import read_prompt, start_writing, write_step
 from tests.lm.toys import NEWLINE, TOKENIZER, full_logits, toy_decoder
 
 DECODER = toy_decoder(seed=1)
@@ -202,7 +203,7 @@ def test_stepwise_scores_equal_one_reading_of_the_whole():
 
     @jax.jit
     def go_on(params, prefix, scored, tokens, written, slot):
-        return score_step(nnx.merge(graph, params), prefix, scored, tokens, written, slot)
+        return score_step(nnx.merge(graph, params), prefix, scored, tokens, written, slot)[0]
 
     prefix, scored = begin(params)
     texts = [list(PROMPT) for _ in range(n)]
