@@ -17,6 +17,7 @@ from ppl.decode.particles import Judge, Plan, Solutions, solution_model
 from ppl.decode.targets import TARGETS, target_named
 from ppl.lm import Frame, LanguageModel, Proposal, RewardModel, StepRewardModel
 from ppl.lm.model import padded
+from ppl.lm.placement import check_particles, particle_mesh
 from ppl.lm.proposals import check_proposal
 from ppl.lm.scoring import read_prompt_scored, score_step, start_scoring, step_slots
 from ppl.lm.stops import stop_table
@@ -184,7 +185,11 @@ def plan_for(
         raise ValueError(f"reward model {reward.name!r} and language model {lm.name!r} have different vocabularies")
     if not prompts:
         raise ValueError("prompts: at least one is needed, got none")
-    plan = Plan(settings.max_steps, settings.max_step_tokens, lm.config.eos_token_ids)
+    mesh = particle_mesh(lm.params)
+    check_particles(mesh, "num_particles", settings.num_particles)
+    if reward is not None and particle_mesh(reward.params) != mesh:
+        raise ValueError(f"reward model {reward.name!r} must be loaded on the mesh of language model {lm.name!r}")
+    plan = Plan(settings.max_steps, settings.max_step_tokens, lm.config.eos_token_ids, mesh)
     ids, known = lm.pad(prompts)
     reading = None
     if isinstance(reward, StepRewardModel):

@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from ppl.cost import Ledger
 from ppl.decode.targets import Target
 from ppl.lm.decoder import Decoder
+from ppl.lm.placement import over_particles
 from ppl.lm.proposals import Proposal
 from ppl.lm.scoring import Frame, Scored, read_prompt_scored, score_step, start_scoring, step_slots
 from ppl.lm.writing import Writing, read_prompt, start_writing, write_step
@@ -22,11 +24,12 @@ from ppl.smc import FeynmanKac
 
 class Plan(NamedTuple):
     """How solutions are cut into steps: at most `max_steps` steps of at most `max_step_tokens` tokens; `eos`: the
-    tokens that end a text."""
+    tokens that end a text; `mesh`: spreads particles over its axis `particles`."""
 
     max_steps: int
     max_step_tokens: int
     eos: tuple[int, ...]
+    mesh: Mesh | None = None
 
     @property
     def slots(self) -> int:
@@ -96,7 +99,7 @@ def solution_model(
         spent = Ledger(none, length(known), none, none if judge is None else length(judge.known), zeros)
         log_odds = jnp.zeros((n, plan.max_steps))
         empty = Solutions(writing, scored, ids, ids > 0, zeros, zeros, log_odds, none, spent)
-        return advance(key, empty, u, first=True)
+        return advance(key, over_particles(empty, plan.mesh), u, first=True)
 
     def step(key: Key[Array, ""], state: Solutions, u: Int[Array, ""]) -> tuple[Solutions, Float[Array, " n"]]:
         return advance(key, state, u, first=False)

@@ -9,11 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -22,19 +20,13 @@ from tokenizers import Tokenizer
 from ppl.lm.config import DecoderConfig
 from ppl.lm.decoder import Decoder
 from ppl.lm.families import read_config, read_json, write_config
+from ppl.lm.placement import Placement, checked, place
 from ppl.lm.tensors import Entry, entries, ignored
 from ppl.lm.tokenizer import load_tokenizer
-
-Placement = Mesh | Sharding | None
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
 SHARD_BYTES = 4 << 30  # of one file that `save_folder` writes
-
-# Which axis of an array is split when tensors are: key heads with their queries, the inner width, the vocabulary.
-_SPLIT_AXIS = {
-    "qkv": 1, "qkv_bias": 0, "out": 0, "up": 2, "up_bias": 1, "down": 0, "embed_tokens": 0, "head": 1,
-}  # fmt: skip
 
 
 def load_folder(
@@ -49,6 +41,7 @@ def load_folder(
     check_vocabulary(folder, config, tokenizer)
     if not jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
         raise ValueError(f"dtype must be a floating type, got {jnp.dtype(dtype).name}")
+    sharding = checked(sharding)
     graph, state = nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
     layout = entries(config)
     with ExitStack() as stack:
@@ -57,7 +50,7 @@ def load_folder(
         loaded = []
         for keys, leaf in nnx.to_flat_state(state):
             array = take(layout[keys])
-            loaded.append((keys, leaf.replace(_place(array, dtype, keys, sharding))))
+            loaded.append((keys, leaf.replace(place(array, dtype, keys, sharding))))
     return nnx.merge(graph, nnx.from_flat_state(loaded)), tokenizer
 
 
@@ -192,18 +185,3 @@ def _taker(
         return entry.join([stored[name][1].get_tensor(name) for name in names])
 
     return take
-
-
-def _place(array: np.ndarray, dtype: DTypeLike, keys: tuple, sharding: Placement) -> jax.Array:
-    array = array.astype(dtype)
-    if isinstance(sharding, Mesh):
-        sharding = NamedSharding(sharding, _spec(array.shape, keys, sharding))
-    return jax.device_put(array, sharding) if sharding is not None else jnp.asarray(array)
-
-
-def _spec(shape: tuple[int, ...], keys: tuple, mesh: Mesh) -> PartitionSpec:
-    """Split over the mesh's axis `tensors` along the axis that keeps products local; whole where it does not divide."""
-    axis = _SPLIT_AXIS.get(str(keys[-1]))
-    if "tensors" not in mesh.shape or axis is None or shape[axis] % mesh.shape["tensors"]:
-        return PartitionSpec()
-    return PartitionSpec(*(["tensors" if i == axis else None for i in range(len(shape))]))

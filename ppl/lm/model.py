@@ -17,12 +17,13 @@ from tokenizers import Tokenizer
 
 from ppl.lm.bundled import model_folder
 from ppl.lm.chat import ChatTemplate, Message, load_chat_template
-from ppl.lm.checkpoint import Placement, load_folder
+from ppl.lm.checkpoint import load_folder
 from ppl.lm.completion import Completion, completion_records
 from ppl.lm.config import DecoderConfig
 from ppl.lm.decoder import Decoder
 from ppl.lm.families import read_json
 from ppl.lm.generation import ROWS_PER_CALL, Constraint, Weights, completions, generate, request
+from ppl.lm.placement import Placement
 from ppl.lm.tokenizer import encode
 from ppl.records import Records
 
@@ -244,7 +245,8 @@ def load(path_or_name: str | Path, *, dtype: DTypeLike = jnp.float32, sharding: 
 
     **Arguments:** `dtype`: what the weights are held and multiplied in, float32 whatever the file holds unless asked
     otherwise (norms, attention weights and log-probabilities are float32 always); `sharding`: a `jax.sharding.Mesh`,
-    whose axis `tensors` splits heads, inner widths and vocabulary, or one `Sharding` for all arrays.
+    whose axis `tensors` splits heads, inner widths and vocabulary, and whose axis `particles` splits the rows of
+    `generate` and of a particle filter (it needs a multiple of its devices), or one `Sharding` for all arrays.
     **Raises:** `ValueError` naming the file that is missing or broken, and the known names.
     """
     folder = model_folder(path_or_name)

@@ -20,9 +20,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from ppl.lm.bundled import model_folder
-from ppl.lm.checkpoint import Placement
 from ppl.lm.decoder import Decoder
 from ppl.lm.model import Model, padded, parts
+from ppl.lm.placement import Placement
 from ppl.lm.scoring import Frame
 from ppl.lm.tokenizer import encode
 
