@@ -17,7 +17,7 @@ from ppl.decode.particles import Judge, Plan, Solutions, solution_model
 from ppl.decode.targets import TARGETS, target_named
 from ppl.lm import Frame, LanguageModel, Proposal, RewardModel, StepRewardModel
 from ppl.lm.model import padded
-from ppl.lm.placement import check_particles, particle_mesh
+from ppl.lm.placement import check_particles, gathered, particle_mesh
 from ppl.lm.proposals import check_proposal
 from ppl.lm.scoring import read_prompt_scored, score_step, start_scoring, step_slots
 from ppl.lm.stops import stop_table
@@ -141,7 +141,7 @@ def decode(
             keys[chosen], proposal, power, table,
             settings.num_particles, settings.target, policy, plan,
         )  # fmt: skip
-        parts.append(jax.tree.map(np.asarray, out))
+        parts.append(gathered(out))
     tokens, written, fields, cost = jax.tree.map(lambda *xs: np.concatenate(xs)[: len(prompts)], *parts)
     texts = [
         [lm.decode(row[mask].tolist()) for row, mask in zip(rows, masks, strict=True)]

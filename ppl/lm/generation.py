@@ -12,11 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from ppl.keys import as_key
 from ppl.lm.completion import Completion
 from ppl.lm.decoder import Cache, Decoder, Prefix, empty_cache
+from ppl.lm.placement import gathered, over_particles, particle_mesh
 from ppl.lm.proposals import Proposal, check_proposal, inverse_cdf, log_density
 from ppl.lm.stops import HIT, Stops, stop_table
 
@@ -81,18 +83,19 @@ def generate(
     `keys`: one a prompt, so that a prompt's samples do not hang on its neighbours.
     """
     table = None if stops is None else jnp.asarray(stops.table)
+    mesh = particle_mesh(model.params)
     prefix, rows, uniforms = _begin(
-        model, jnp.asarray(prompts, jnp.int32), jnp.asarray(known), keys, constraint, num_samples, max_tokens
+        model, jnp.asarray(prompts, jnp.int32), jnp.asarray(known), keys, constraint, num_samples, max_tokens, mesh
     )
     cache, done = None, 0
     while done < max_tokens:
         slots = min(max(_FIRST_SLOTS, 2 * done), max_tokens)
-        cache = _grow(model, cache, prefix, num_samples, slots)
+        cache = _grow(model, cache, prefix, num_samples, slots, mesh)
         rows, cache = _write(model, prefix, rows, cache, uniforms, proposal, table, constraint, done, eos)
         done = slots
         if done < max_tokens and bool(jnp.all(rows.ended)):
             break
-    return jax.tree.map(np.asarray, rows._replace(constraint=None))
+    return gathered(rows._replace(constraint=None))
 
 
 def completions(
@@ -132,7 +135,7 @@ def request(
     return Request(key, int(num_samples), int(max_tokens), proposal, stop_table(tokenizer, vocab_size, stop))
 
 
-@partial(jax.jit, static_argnames=("constraint", "num_samples", "max_tokens"))
+@partial(jax.jit, static_argnames=("constraint", "num_samples", "max_tokens", "mesh"))
 def _begin(
     model: Weights,
     prompts: Int[Array, "prompts length"],
@@ -141,6 +144,7 @@ def _begin(
     constraint: Constraint | None,
     num_samples: int,
     max_tokens: int,
+    mesh: Mesh | None = None,
 ) -> tuple[Prefix, Rows, Float[Array, "max_tokens n"]]:
     """Read all but the last token of each prompt; that one is read when the first token is drawn."""
     decoder: Decoder = nnx.merge(*model)
@@ -156,15 +160,19 @@ def _begin(
         nothing.astype(jnp.int32), nothing, nothing,
     )  # fmt: skip
     uniforms = jax.vmap(lambda key: jax.random.uniform(key, (max_tokens, num_samples)), out_axes=1)(keys)
-    return prefix, rows, uniforms.reshape(max_tokens, n)
+    return prefix, over_particles(rows, mesh), uniforms.reshape(max_tokens, n)
 
 
-@partial(jax.jit, static_argnames=("num_samples", "slots"))
-def _grow(model: Weights, cache: Cache | None, prefix: Prefix, num_samples: int, slots: int) -> Cache:
+@partial(jax.jit, static_argnames=("num_samples", "slots", "mesh"))
+def _grow(
+    model: Weights, cache: Cache | None, prefix: Prefix, num_samples: int, slots: int, mesh: Mesh | None = None
+) -> Cache:
     """A cache of `slots` slots that begins with what `cache` holds."""
     decoder: Decoder = nnx.merge(*model)
     batch = num_samples * prefix.valid.shape[0]
-    new = empty_cache(decoder.config, batch=batch, slots=slots, prefix=prefix, dtype=decoder.dtype)
+    new = over_particles(
+        empty_cache(decoder.config, batch=batch, slots=slots, prefix=prefix, dtype=decoder.dtype), mesh
+    )
     if cache is None:
         return new
     put = lambda old, empty, axis: jax.lax.dynamic_update_slice_in_dim(empty, old, 0, axis)  # noqa: E731

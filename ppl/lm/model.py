@@ -23,7 +23,7 @@ from ppl.lm.config import DecoderConfig
 from ppl.lm.decoder import Decoder
 from ppl.lm.families import read_json
 from ppl.lm.generation import ROWS_PER_CALL, Constraint, Weights, completions, generate, request
-from ppl.lm.placement import Placement
+from ppl.lm.placement import Placement, even_share, particle_mesh
 from ppl.lm.tokenizer import encode
 from ppl.records import Records
 
@@ -177,13 +177,14 @@ class LanguageModel(Model):
             raise ValueError(f"batch_size must be at least 1 row, got {batch_size}")
         per_call = max(1, batch_size // num_samples)
         calls = -(-len(rows) // per_call)
+        # Calls of one size, and as many rows on each device: the rest is filled up with a call's first prompt.
+        size = even_share(particle_mesh(self.params), -(-len(rows) // max(calls, 1)), num_samples)
         found: list[list[Completion]] = [[] for _ in rows]
         # Prompts of like length together: little padding is read.
         for chosen in np.array_split(np.argsort([len(row) for row in rows], kind="stable"), max(calls, 1)):
             if not len(chosen):
                 continue
-            # Calls of one size: the last one is filled up with its first prompt.
-            filled = np.concatenate([chosen, np.full(-(-len(rows) // calls) - len(chosen), chosen[0])])
+            filled = np.concatenate([chosen, np.full(size - len(chosen), chosen[0])])
             ids, known = padded([rows[i] for i in filled], self.pad_id)
             keys = asked.key[filled] if asked.key.ndim else jax.vmap(partial(jax.random.fold_in, asked.key))(filled)
             out = generate(
@@ -246,7 +247,7 @@ def load(path_or_name: str | Path, *, dtype: DTypeLike = jnp.float32, sharding: 
     **Arguments:** `dtype`: what the weights are held and multiplied in, float32 whatever the file holds unless asked
     otherwise (norms, attention weights and log-probabilities are float32 always); `sharding`: a `jax.sharding.Mesh`,
     whose axis `tensors` splits heads, inner widths and vocabulary, and whose axis `particles` splits the rows of
-    `generate` and of a particle filter (it needs a multiple of its devices), or one `Sharding` for all arrays.
+    `generate` and the particles of a filter, or one `Sharding` for all arrays.
     **Raises:** `ValueError` naming the file that is missing or broken, and the known names.
     """
     folder = model_folder(path_or_name)

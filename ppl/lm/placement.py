@@ -1,11 +1,13 @@
 """Where arrays live on a `jax.sharding.Mesh`: tensors split over its axis `tensors`, particles over `particles`."""
 
+import math
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 from jax.typing import DTypeLike
 
@@ -56,6 +58,25 @@ def check_particles(mesh: Mesh | None, name: str, count: int) -> None:
         raise ValueError(
             f"{name} must be a multiple of the {mesh.shape['particles']} devices of the axis 'particles', got {count}"
         )
+
+
+def even_share(mesh: Mesh | None, prompts: int, num_samples: int) -> int:
+    """The fewest prompts, `prompts` at least, whose rows of `num_samples` each are as many on each device."""
+    if mesh is None:
+        return prompts
+    devices = mesh.shape["particles"]
+    step = devices // math.gcd(devices, num_samples)
+    return -(-prompts // step) * step
+
+
+def gathered(tree: Tree) -> Tree:
+    """NumPy arrays, whole on every process of `jax.distributed`, whichever processes' devices hold their parts."""
+
+    def whole(array: jax.Array) -> np.ndarray:
+        here = array.is_fully_addressable or array.is_fully_replicated
+        return np.asarray(array if here else process_allgather(array, tiled=True))
+
+    return jax.tree.map(whole, tree)
 
 
 def _spec(shape: tuple[int, ...], keys: tuple, mesh: Mesh) -> PartitionSpec:

@@ -1,6 +1,12 @@
 """Particles over devices: the same results, and each device holds its share."""
 
 import dataclasses
+import json
+import socket
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +21,7 @@ from ppl.lm import Proposal, load, load_reward
 from ppl.lm.placement import particle_mesh
 from ppl.smc import Policy
 from ppl.smc.driver import filter as particle_filter
-from tests.decode import tiny, toys
+from tests.decode import process, tiny, toys
 
 SETTINGS = Settings(num_particles=8, max_steps=3, max_step_tokens=2, target="odds", policy=Policy("always"))
 MESH = jax.make_mesh((2,), ("particles",))
@@ -58,6 +64,18 @@ def test_each_device_holds_its_share_of_particles(folders):
             assert leaf.sharding.shard_shape(leaf.shape)[0] == 4
 
 
+@pytest.mark.parametrize(("prompts", "num_samples"), [(3, 1), (2, 4)])
+def test_rows_over_devices_are_the_same_rows(folders, prompts, num_samples):
+    texts = [problem.prompt for problem in toys.Primes().problems(prompts)]
+    one, two = (
+        load(folders[0], sharding=mesh).complete(texts, 0, num_samples=num_samples, max_tokens=6)
+        for mesh in (None, MESH)
+    )
+    for a, b in zip(chain(*one), chain(*two), strict=True):
+        assert a.tokens == b.tokens
+        np.testing.assert_allclose(a.log_probs, b.log_probs, atol=1e-5)
+
+
 def test_what_cannot_be_spread_is_refused(folders):
     lm, reward = load(folders[0], sharding=MESH), load_reward(folders[1])
     keys = jax.random.split(jax.random.key(1), 1)
@@ -68,3 +86,22 @@ def test_what_cannot_be_spread_is_refused(folders):
         decode(lm, None, ["Start:"], keys, odd)
     with pytest.raises(ValueError, match="axes of a mesh are 'particles' and 'tensors', got 'data'"):
         load(folders[0], sharding=jax.make_mesh((2,), ("data",)))
+
+
+def test_processes_write_together_what_one_writes_alone(folders):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, str(Path(process.__file__)), address, "2"]
+    running = [
+        subprocess.Popen([*command, str(i), *map(str, folders)], stdout=subprocess.PIPE, text=True) for i in range(2)
+    ]
+    try:
+        printed = [one.communicate(timeout=240)[0] for one in running]
+    finally:
+        for one in running:
+            one.kill()
+    assert [one.returncode for one in running] == [0, 0]
+    ends = [json.loads(lines.splitlines()[-1]) for lines in printed]
+    alone = process.texts(*map(str, folders), None)
+    assert ends == [[4, alone]] * 2  # two devices of each
