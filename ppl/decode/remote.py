@@ -18,11 +18,14 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from ppl.cost import Ledger
 from ppl.decode.engine import Decoded, Settings
+from ppl.decode.judging import LocalJudge
 from ppl.decode.targets import TARGETS
 from ppl.lm import Completion, Endpoint, LanguageModel, RewardEndpoint, RewardModel, StepRewardModel
 from ppl.lm.endpoint.answers import Choice
 from ppl.smc import FeynmanKac
 from ppl.smc.host import host_filter
+
+Judge = RewardEndpoint | LocalJudge
 
 # A server's P(right) of 1 is one that its float32 rounded: its odds are those of the largest number below.
 _LARGEST = 1 - 2.0**-24
@@ -60,18 +63,20 @@ def decode(
     as far as the endpoint's `concurrency` has room. Prompt tokens are counted as often as the server read them, and
     reward tokens by its usage.
 
-    **Raises:** `ValueError` unless both models are endpoints, if a target comes without a reward endpoint, or there is
-    no prompt; `EndpointError`.
+    A local reward model reads a server's texts, too.
+
+    **Raises:** `ValueError` unless the language model is an endpoint, if a target comes without a reward model, or
+    there is no prompt; `EndpointError`.
     """
-    lm, reward = check(lm, reward, settings)
+    lm, judge = check(lm, reward, settings)
     if not prompts:
         raise ValueError("prompts: at least one is needed, got none")
     if settings.target is None:
-        return _stacked(_plain(lm, reward, prompts, keys, settings))
-    assert reward is not None
+        return _stacked(_plain(lm, judge, prompts, keys, settings))
+    assert judge is not None
     together = min(len(prompts), 1 + lm.concurrency // settings.num_particles)
     with ThreadPoolExecutor(together) as pool:
-        runs = [pool.submit(_filtered, lm, reward, prompt, keys[i], settings) for i, prompt in enumerate(prompts)]
+        runs = [pool.submit(_filtered, lm, judge, prompt, keys[i], settings) for i, prompt in enumerate(prompts)]
         try:
             return _stacked([run.result() for run in runs])
         except BaseException:
@@ -81,11 +86,15 @@ def decode(
 
 def check(
     lm: Endpoint | LanguageModel, reward: RewardEndpoint | RewardModel | StepRewardModel | None, settings: Settings
-) -> tuple[Endpoint, RewardEndpoint | None]:
-    """The two endpoints. **Raises:** `ValueError` if one of them is none, or `settings` ask for one that is missing."""
-    if not isinstance(lm, Endpoint) or not isinstance(reward, RewardEndpoint | None):
-        local = "reward" if isinstance(lm, Endpoint) else "language"
-        raise ValueError(f"the {local} model must be an endpoint, too: `ppl serve` makes one of a loaded model")
+) -> tuple[Endpoint, Judge | None]:
+    """The endpoint, and what reads its texts.
+
+    **Raises:** `ValueError` if the language model is no endpoint, or `settings` ask for a model that is missing.
+    """
+    if not isinstance(lm, Endpoint):
+        raise ValueError(
+            "a reward endpoint wants a language model behind an endpoint, too: `ppl serve` makes one of a loaded model"
+        )
     if settings.target is not None and reward is None:
         raise ValueError(f"target {settings.target!r} needs a reward model, got None")
     if settings.power is not None:
@@ -93,7 +102,7 @@ def check(
             f"power={settings.power} needs both log-probabilities of every token, which a server does not give: load "
             "the model with ppl.lm.load"
         )
-    return lm, reward
+    return lm, LocalJudge(reward) if isinstance(reward, RewardModel | StepRewardModel) else reward
 
 
 def _cuts(settings: Settings) -> dict[str, Any]:
@@ -127,7 +136,7 @@ class _Library:
         return self.prompt + self.texts[number] if ids is None else list(ids)
 
 
-def text_model(lm: Endpoint, reward: RewardEndpoint, library: _Library, settings: Settings) -> FeynmanKac:
+def text_model(lm: Endpoint, reward: Judge, library: _Library, settings: Settings) -> FeynmanKac:
     """The Feynman-Kac model of solutions to one prompt, for the host driver alone: its kernels make requests."""
     assert settings.target is not None
     target = TARGETS[settings.target]
@@ -219,7 +228,7 @@ def _step(choice: Choice, delimiter: str | None) -> tuple[str, bool]:
 
 
 def _judge(
-    reward: RewardEndpoint, library: _Library, text: Int[np.ndarray, " n"], finished: Bool[np.ndarray, " n"]
+    reward: Judge, library: _Library, text: Int[np.ndarray, " n"], finished: Bool[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, " n"], int]:
     """P(right) of texts, and the tokens read for it."""
     texts = [library.texts[number] + reward.end_of_text * bool(end) for number, end in zip(text, finished, strict=True)]
@@ -233,7 +242,7 @@ def _log_odds(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         return (np.log(capped) - np.log1p(-capped)).astype(np.float32)
 
 
-def _filtered(lm: Endpoint, reward: RewardEndpoint, prompt: str, key: Key[Array, ""], settings: Settings) -> dict:
+def _filtered(lm: Endpoint, reward: Judge, prompt: str, key: Key[Array, ""], settings: Settings) -> dict:
     """One problem's fields of `Decoded`, by a particle filter."""
     library = _Library(prompt)
     run = host_filter(
@@ -252,7 +261,7 @@ def _filtered(lm: Endpoint, reward: RewardEndpoint, prompt: str, key: Key[Array,
 
 def _plain(
     lm: Endpoint,
-    reward: RewardEndpoint | None,
+    reward: Judge | None,
     prompts: Sequence[str],
     keys: Key[Array, " problems"],
     settings: Settings,

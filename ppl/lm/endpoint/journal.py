@@ -33,7 +33,7 @@ def request_keys(requests: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]
 
 
 class RequestJournal:
-    """The answers in the file `path`, which is begun if it is not there.
+    """The answers in the file `path`, which the first answer begins if it is not there.
 
     **Raises:** `ValueError` naming the file, and the line, if it is no such journal; it is left as it was.
     """
@@ -46,9 +46,6 @@ class RequestJournal:
             raise ValueError(f"{self.path}: not a journal of requests; choose another file")
         if torn:
             drop_torn_line(self.path)
-        if not lines:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            append_lines(self.path, [_HEADER])
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -60,7 +57,11 @@ class RequestJournal:
     def write(self, key: str, answer: Mapping[str, Any]) -> None:
         """Append an answer, and have it on disk before going on."""
         kept = {name: answer[name] for name in _KEPT if name in answer}
-        append_lines(self.path, [json.dumps({"request": key, "answer": kept})])
+        # The file itself says whether it is begun: two endpoints may keep their answers in one.
+        begun = self.path.exists() and self.path.stat().st_size > 0
+        if not begun:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        append_lines(self.path, [*([] if begun else [_HEADER]), json.dumps({"request": key, "answer": kept})])
         self._answers[key] = kept
 
     def _lines(self) -> tuple[list[str], str]:
