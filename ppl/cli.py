@@ -28,8 +28,22 @@ def solve(
     problems: Annotated[int, typer.Option(help="how many problems")] = 100,
     seed: Annotated[int, typer.Option(help="the same seed gives the same result")] = 0,
     temperature: Annotated[float, typer.Option(help="of the language model's proposals")] = 1.0,
-    model: Annotated[str, typer.Option(help="folder or bundled name of the language model")] = "countdown",
-    reward: Annotated[str, typer.Option(help="folder or bundled name of the reward model")] = "countdown-prm",
+    top_k: Annotated[int | None, typer.Option(help="draw only from so many likeliest tokens")] = None,
+    top_p: Annotated[float | None, typer.Option(help="draw only from the likeliest tokens of this mass")] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="draw only what is at least this likely beside the likeliest")
+    ] = None,
+    power: Annotated[float, typer.Option(help="of the language model, that power_sampling targets")] = 4.0,
+    model: Annotated[
+        str, typer.Option(help="language model: folder, bundled name, or a server's URL#NAME")
+    ] = "countdown",
+    reward: Annotated[
+        str, typer.Option(help="reward model: folder, bundled name, or a server's URL#NAME")
+    ] = "countdown-prm",
+    judge: Annotated[
+        bool, typer.Option("--judge", help="the reward model is a language model that says + or -")
+    ] = False,
+    aggregation: Annotated[str, typer.Option(help="of the steps of a step-wise reward model")] = "last",
     out: Annotated[
         Path | None, typer.Option(help="folder for records, netCDF, plots and the journal to resume from")
     ] = None,
@@ -40,14 +54,24 @@ def solve(
     from ppl import decode
     from ppl.decode import report
     from ppl.decode.job import solve as run
-    from ppl.lm import load, load_reward
+    from ppl.decode.methods import methods_named
+    from ppl.lm import Endpoint, RewardEndpoint, load, load_reward
     from ppl.tasks import task_named
 
-    chosen, settings = task_named(task), decode.Options(budget, temperature)
+    chosen = task_named(task)
+    settings = decode.Options(budget, temperature, top_k=top_k, top_p=top_p, min_p=min_p, power=power)
     names = [name.strip() for name in methods.split(",") if name.strip()]
     if json_file is not None:
         _check_json(json_file, out)
-    lm, prm = load(model), load_reward(reward)
+    paid = None if out is None else out / "requests.jsonl"
+    lm = Endpoint(*_address("--model", model), journal=paid) if "://" in model else load(model)
+    if not any(method.reads_reward for method in methods_named(names).values()):
+        prm = None
+    elif "://" in reward:
+        prm = RewardEndpoint(*_address("--reward", reward), aggregate=aggregation, journal=paid)
+    else:
+        kind = "judge" if judge else None
+        prm = load_reward(reward, kind=kind, aggregation=aggregation, step_delimiter=chosen.step_delimiter)
     screen = Console(stderr=True)
     bar = Progress(
         TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -184,6 +208,14 @@ def _pairs(option: str, texts: list[str] | None) -> dict[str, str] | None:
         if not (name and equals and value):
             raise ValueError(f"{option}: NAME=VALUE is wanted, got {name + equals + value!r}")
     return {name: value for name, _, value in pairs} or None
+
+
+def _address(option: str, text: str) -> tuple[str, str]:
+    """A server's address and the name of its model."""
+    url, _, name = text.partition("#")
+    if not name:
+        raise ValueError(f"{option}: URL#NAME is wanted, NAME being the model's on the server, got {text!r}")
+    return url, name
 
 
 def _keep_compiled() -> None:

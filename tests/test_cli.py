@@ -17,6 +17,8 @@ import pytest
 from ppl.cli import main
 from ppl.decode import job
 from ppl.decode.report import FILES
+from ppl.lm import load, load_reward
+from ppl.lm.serve import Server
 from ppl.records import Records
 from tests.decode.toys import write_models
 
@@ -162,6 +164,9 @@ BAD_INPUT = {
     "out below a file": (["--out", "{file}/run"], None, "Not a directory"),
     "json is a folder": (["--json", "{folder}"], None, "is a folder, and a file is wanted"),
     "json in no folder": (["--json", "{folder}/none/a.json"], None, "no such folder"),
+    "an address without a name": (["--model", "http://127.0.0.1:9/v1"], None, "--model: URL#NAME is wanted"),
+    "power 0": (["--methods", "power_sampling", "--power", 0], None, "power must be above 0 and finite, got 0.0"),
+    "top-p above 1": (["--top-p", 2], None, "top_p must be"),
     "another job's journal": (["--out", "{solved}"], None, "belongs to another job: its methods is"),
 }
 
@@ -187,6 +192,21 @@ def test_bad_input_is_one_line_and_exit_code_2(kind, folder, solved, tmp_path, c
     assert said.err.endswith("\n")
     assert message in said.err
     assert _state(tmp_path, solved[0]) == before
+
+
+def test_servers_solve_too_and_are_not_asked_twice(folder, tmp_path, capsys):
+    with Server(load(folder / "lm"), load_reward(folder / "prm"), port=0) as server:
+        models = ["--model", f"{server.url}#lm", "--reward", f"{server.url}#prm"]
+        arguments = [*command(folder), *models, "--methods", "best_of_n", "--out", str(tmp_path / "run")]
+        assert run(arguments) == 0
+    first = capsys.readouterr().out
+    (tmp_path / "run" / "journal.jsonl").unlink()
+    for name in FILES:
+        (tmp_path / "run" / name).unlink(missing_ok=True)
+    assert run(arguments) == 0  # the server is gone: all answers are in requests.jsonl
+    assert [line.split()[:4] for line in capsys.readouterr().out.splitlines()[2:3]] == [
+        line.split()[:4] for line in first.splitlines()[2:3]
+    ]
 
 
 def _state(*folders):

@@ -10,7 +10,15 @@ import jax
 from ppl.decode import remote
 from ppl.decode.engine import even_batch, plan_for
 from ppl.decode.journal import Journal
-from ppl.decode.methods import DEFAULTS, Options, decode_problems, methods_named, problem_keys, settings_for
+from ppl.decode.methods import (
+    DEFAULTS,
+    Options,
+    check_rewards,
+    decode_problems,
+    methods_named,
+    problem_keys,
+    settings_for,
+)
 from ppl.decode.results import Decoding
 from ppl.lm import Endpoint, LanguageModel, RewardEndpoint, RewardModel, StepRewardModel
 from ppl.records import Records
@@ -19,7 +27,7 @@ from ppl.tasks import Task
 
 def solve(
     lm: LanguageModel | Endpoint,
-    reward: RewardModel | StepRewardModel | RewardEndpoint,
+    reward: RewardModel | StepRewardModel | RewardEndpoint | None,
     task: Task,
     *,
     methods: list[str],
@@ -47,21 +55,23 @@ def solve(
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must be in 0..{2**32 - 1}, got {seed}")
     problems = task.problems(num_problems)
-    for target in dict.fromkeys(method.target for method in chosen.values()):
+    check_rewards(reward, chosen)
+    for source in dict.fromkeys(method.source for method in chosen.values()):
         # Refused here, before a journal says that there is such a job.
-        settings = settings_for(task, options, target)
-        if isinstance(lm, LanguageModel) and isinstance(reward, RewardModel | StepRewardModel):
+        settings = settings_for(task, options, source)
+        if isinstance(lm, LanguageModel) and not isinstance(reward, RewardEndpoint):
             plan_for(lm, reward, [problem.prompt for problem in problems], settings)
         else:
             remote.check(lm, reward, settings)
     policy = options.policy
     job = {
         "task": repr(task), "methods": methods, "budget": options.budget, "temperature": options.temperature,
+        "top_k": options.top_k, "top_p": options.top_p, "min_p": options.min_p, "power": options.power,
         # A mask decides by its values, and a function is itself in every process: the policy's repr says neither.
         "when": eqx.tree_pformat(policy.when, short_arrays=False),
         "how": getattr(policy.how, "__name__", repr(policy.how)),
         "problems": num_problems, "seed": seed,
-        "model": lm.fingerprint(), "reward": reward.fingerprint(), "jax": jax.__version__,
+        "model": lm.fingerprint(), "reward": None if reward is None else reward.fingerprint(), "jax": jax.__version__,
     }  # fmt: skip
     journal = None if out is None else Journal(out, job, results=results)
     done: dict[int, Decoding] = {} if journal is None else journal.done

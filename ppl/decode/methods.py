@@ -5,6 +5,7 @@ Methods with the same source share its solutions, so that selectors are compared
 states the cost that it would have by itself.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -28,12 +29,31 @@ from ppl.tasks import Problem, Task
 
 class Method(NamedTuple):
     """`target` names the particle filter's target (None: plain samples); `reads_reward`: does it need a reward model;
-    `draws_one`: it answers with one attempt, and the others only serve to estimate how often that is right."""
+    `draws_one`: it answers with one attempt, and the others only serve to estimate how often that is right; `power`:
+    its particles are weighed for a power of the language model."""
 
     select: Selector
     target: str | None
     reads_reward: bool
     draws_one: bool = False
+    power: bool = False
+
+    @property
+    def source(self) -> "Source":
+        """What its solutions come from, which methods may share."""
+        return Source(self.target, self.power)
+
+
+class Source(NamedTuple):
+    """Where weighted solutions come from: plain samples, or a particle filter with a target, a power, or both."""
+
+    target: str | None
+    power: bool
+
+    @property
+    def weighs(self) -> bool:
+        """Is it a particle filter?"""
+        return self.target is not None or self.power
 
 
 METHODS: dict[str, Method] = {
@@ -44,6 +64,7 @@ METHODS: dict[str, Method] = {
     "particle_filter": Method(selectors.weighted_particles, "final_reward", True),
     "particle_filter_product": Method(selectors.weighted_particles, "product", True),
     "particle_filter_odds": Method(selectors.weighted_particles, "odds", True),
+    "power_sampling": Method(selectors.heaviest_particles, None, False, power=True),
 }
 
 
@@ -60,13 +81,18 @@ DEFAULT_CUT = Cut()
 
 
 class Options(NamedTuple):
-    """How every method of a run decodes: `budget` solutions a problem, the sampling temperature, when and how to
-    resample, and the cut into steps for prompts that come without a task."""
+    """How every method of a run decodes: `budget` solutions a problem; what tokens are drawn from (`ppl.lm.Proposal`);
+    when and how to resample; the cut into steps for prompts that come without a task; and the power of the language
+    model that `power_sampling` targets, which it proposes for at `temperature / power` (Karan and Du 2025 take 4)."""
 
     budget: int = 32
     temperature: float = 1.0
     policy: Policy = Policy()
     cut: Cut = DEFAULT_CUT
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    power: float = 4.0
 
 
 DEFAULTS = Options()
@@ -85,6 +111,13 @@ def methods_named(names: Sequence[str]) -> dict[str, Method]:
     return {name: METHODS[name] for name in names}
 
 
+def check_rewards(reward: RewardModel | StepRewardModel | RewardEndpoint | None, chosen: dict[str, Method]) -> None:
+    """**Raises:** `ValueError` naming a method that lacks its reward model."""
+    lacking = [name for name, method in chosen.items() if method.reads_reward]
+    if reward is None and lacking:
+        raise ValueError(f"method {lacking[0]!r} needs a reward model, got None")
+
+
 def run_methods(
     lm: LanguageModel | Endpoint,
     reward: RewardModel | StepRewardModel | RewardEndpoint | None,
@@ -101,7 +134,7 @@ def run_methods(
 
     **Arguments:**
 
-    - `lm`, `reward`: both local, or both endpoints;
+    - `lm`, `reward`: both local, or an endpoint with any reward model;
     - `task_or_prompts`: a task (its first `num_problems` problems are taken), problems of `task`, or bare prompts,
       which nothing verifies;
     - `key`: each problem's key is folded from it and the problem's place, so a problem's result does not depend on
@@ -113,9 +146,7 @@ def run_methods(
     chosen = methods_named(methods)
     if options.budget < 1:
         raise ValueError(f"budget must be at least 1 solution a problem, got {options.budget}")
-    if reward is None and any(method.reads_reward for method in chosen.values()):
-        lacking = next(name for name, method in chosen.items() if method.reads_reward)
-        raise ValueError(f"method {lacking!r} needs a reward model, got None")
+    check_rewards(reward, chosen)
     if isinstance(task_or_prompts, Task):
         task, problems = task_or_prompts, list(task_or_prompts.problems(num_problems))
     else:
@@ -147,13 +178,13 @@ def decode_problems(
     """
     records, answers, ess = [], [], {}
     prompts = [problem.prompt for problem in problems]
-    for target in dict.fromkeys(method.target for method in chosen.values()):
-        users = {name: method for name, method in chosen.items() if method.target == target}
+    for source in dict.fromkeys(method.source for method in chosen.values()):
+        users = {name: method for name, method in chosen.items() if method.source == source}
         reads = any(method.reads_reward for method in users.values())
-        settings = settings_for(task, options, target)
+        settings = settings_for(task, options, source)
         started = time.perf_counter()
-        # By the target's place in the registry: what a method draws does not hang on which others run beside it.
-        place = 0 if target is None else 1 + list(TARGETS).index(target)
+        # By the source's place in the registry: what a method draws does not hang on which others run beside it.
+        place = [Source(None, False), *(Source(name, False) for name in TARGETS), Source(None, True)].index(source)
         source_keys = jax.vmap(lambda k, place=place: jax.random.fold_in(k, place))(keys)
         judge = reward if reads else None
         if isinstance(lm, LanguageModel) and not isinstance(judge, RewardEndpoint):
@@ -168,7 +199,7 @@ def decode_problems(
             records.append(attempts)
             for name, method in users.items():
                 answers.append(_answer(name, method, task, problem, attempts, out, i, seconds, seed))
-        if target is not None:
+        if source.weighs:
             for name in users:
                 ess[name] = np.asarray(out.ess, dtype=float)
     frame = answer_table(answers)
@@ -177,20 +208,27 @@ def decode_problems(
     return Decoding(Records.concat(records), frame, ess)
 
 
-def settings_for(task: Task | None, options: Options, target: str | None) -> Settings:
-    """How `target` is decoded: a task brings its own cut into steps, bare prompts take that of `options`.
+def settings_for(task: Task | None, options: Options, source: Source) -> Settings:
+    """How solutions of `source` are written: a task brings its own cut into steps, bare prompts take that of `options`.
 
     **Raises:** `ValueError` naming the option that is out of range.
     """
     cut = options.cut if task is None else task
+    if source.power and not 0 < options.power < math.inf:
+        raise ValueError(f"power must be above 0 and finite, got {options.power}")
     return Settings(
         num_particles=options.budget,
         max_steps=cut.max_steps,
         max_step_tokens=cut.max_step_tokens,
         delimiter=cut.step_delimiter,
-        target=target,
-        temperature=options.temperature,
+        target=source.target,
+        # The law of a token that is nearest to the target without a look ahead.
+        temperature=options.temperature / options.power if source.power else options.temperature,
         policy=options.policy,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        min_p=options.min_p,
+        power=options.power if source.power else None,
     )
 
 
@@ -244,7 +282,7 @@ def _answer(
         right = frame.correct.to_numpy(dtype=float)
     else:
         right = np.asarray([float(choice.row is not None and bool(frame.correct.iloc[choice.row]))])
-    weighs = method.target is not None
+    weighs = method.source.weighs
     cost, share = out.cost, (1 / num if method.draws_one else 1.0)
     at = lambda counts: float(np.asarray(counts)[i])  # noqa: E731
     return (

@@ -98,7 +98,7 @@ def _curves(decoding: Decoding, budget: int, single_answer: bool, level: float) 
     sizes = [size for size in sizes if size <= budget]
     summary = decoding.summary(level=level).rename(columns={"generated_tokens": "tokens"})
     records, parts = decoding.records.frame, []
-    sampled = [name for name in summary["method"] if METHODS[name].target is None]
+    sampled = [name for name in summary["method"] if not METHODS[name].source.weighs]
     for name in summary["method"]:
         part = summary.loc[summary["method"] == name]
         if name in sampled and not METHODS[name].draws_one:

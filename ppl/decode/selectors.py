@@ -86,14 +86,25 @@ def weighted_particles(records: Records, *, single_answer: bool) -> Choice:
     """The answer with the largest posterior mass under the target, and that mass; where a problem has many right
     answers, the particle with the highest reward, and that reward, since mass there is split at random."""
     frame = _attempts(records, "reward", "log_weight")
+    if single_answer:
+        return heaviest_particles(records, single_answer=True)
+    return _highest(_living(frame), frame.reward.to_numpy())
+
+
+def heaviest_particles(records: Records, *, single_answer: bool) -> Choice:
+    """The answer with the largest posterior mass, and that mass, which is that of being right only as far as the target
+    says so: no reward model is asked."""
+    frame = _living(_attempts(records, "log_weight"))
     log_weight = frame.log_weight.to_numpy()
     if not np.isfinite(log_weight).any():
         return NO_ANSWER
-    frame = frame.assign(answer=frame.answer.mask(np.isneginf(log_weight)))  # a dead particle answers nothing
-    if not single_answer:
-        return _highest(frame, frame.reward.to_numpy())
     weight = np.exp(log_weight - log_weight.max())
     return _heaviest(frame, weight / weight.sum())
+
+
+def _living(frame: pd.DataFrame) -> pd.DataFrame:
+    """Particles, of which a dead one answers nothing."""
+    return frame.assign(answer=frame.answer.mask(np.isneginf(frame.log_weight.to_numpy())))
 
 
 def _highest(frame: pd.DataFrame, reward: Float[np.ndarray, " attempts"]) -> Choice:

@@ -33,9 +33,19 @@ def of(decoding, method):
 def test_every_method_answers_every_problem(everything):
     assert everything.answers.method.unique().tolist() == NAMES
     assert (everything.answers.groupby("method").problem.nunique() == NUM).all()
-    assert set(everything.ess) == {name for name in NAMES if METHODS[name].target}
-    assert everything.answers[everything.answers.method == "particle_filter"].log_evidence.notna().all()
+    assert set(everything.ess) == {name for name in NAMES if METHODS[name].source.weighs}
+    for name in ("particle_filter", "power_sampling"):
+        assert everything.answers[everything.answers.method == name].log_evidence.notna().all()
     assert everything.answers[everything.answers.method == "majority"].log_evidence.isna().all()
+
+
+def test_power_sampling_proposes_at_the_power_that_it_targets(everything):
+    """A proposal at temperature 1 / power: what is drawn is likelier under the proposal than under the model."""
+    frame = everything.records.frame.query("method == 'power_sampling'")
+    assert (frame.log_proposal >= frame.log_prob - 1e-4).mean() > 0.5
+    assert frame.reward.isna().all()  # it reads none
+    with pytest.raises(ValueError, match="power must be above 0 and finite, got 0"):
+        run_methods(*models(), TASK, 0, ["power_sampling"], options=OPTIONS._replace(power=0.0), num_problems=1)
 
 
 @pytest.mark.parametrize("method", ["best_of_n", "particle_filter_odds"])

@@ -216,15 +216,16 @@ class Spaced(Primes):
 
 
 TASK, OPTIONS = Spaced(), Options(4, policy=Policy("always"))
+NAMES = [name for name, method in METHODS.items() if not method.power]
 
 
 @pytest.fixture(scope="module")
 def everything(served):
-    return run_methods(*served, TASK, 0, list(METHODS), options=OPTIONS, num_problems=3)
+    return run_methods(*served, TASK, 0, NAMES, options=OPTIONS, num_problems=3)
 
 
 def test_every_method_runs_on_endpoints(everything):
-    assert everything.answers.method.unique().tolist() == list(METHODS)
+    assert everything.answers.method.unique().tolist() == NAMES
     assert (everything.answers.groupby("method").problem.nunique() == 3).all()
     filtered = everything.answers[everything.answers.method.str.startswith("particle_filter")]
     assert np.isfinite(filtered.log_evidence).all()
@@ -234,7 +235,7 @@ def test_every_method_runs_on_endpoints(everything):
     assert (frame.log_prob == frame.log_proposal).all()  # at temperature 1 without cuts they are one
     assert (frame.generated_tokens <= TASK.max_steps * TASK.max_step_tokens).all()
     assert everything.ledger.reward_tokens > everything.ledger.reward_calls > 0
-    assert len(everything.summary()) == len(METHODS)
+    assert len(everything.summary()) == len(NAMES)
 
 
 def test_one_call_does_it(served, everything):
@@ -274,17 +275,27 @@ def test_a_job_over_endpoints_resumes(served, tmp_path):
     pd.testing.assert_frame_equal(whole.answers, again.answers)
 
 
-def test_models_of_two_kinds_are_refused(served):
+def test_a_local_reward_model_reads_a_servers_texts(served):
     lm, reward = served
-    local, local_reward = models()
-    with pytest.raises(ValueError, match="the reward model must be an endpoint, too: `ppl serve` makes one"):
-        decode.best_of_n(lm, local_reward, TASK, 0, budget=2, num_problems=1)
-    with pytest.raises(ValueError, match="the language model must be an endpoint, too"):
+    names = ["best_of_n", "particle_filter"]
+    theirs, ours = (
+        run_methods(lm, judge, TASK, 0, names, options=OPTIONS, num_problems=3) for judge in (reward, models()[1])
+    )
+    assert theirs.records.frame.text.equals(ours.records.frame.text)
+    np.testing.assert_allclose(theirs.records.frame.reward, ours.records.frame.reward, atol=1e-5)
+    assert theirs.ledger.reward_calls == ours.ledger.reward_calls
+    assert theirs.ledger.reward_tokens == ours.ledger.reward_tokens
+
+
+def test_what_a_server_cannot_do_is_refused(served):
+    lm, reward = served
+    local, _ = models()
+    with pytest.raises(ValueError, match="a reward endpoint wants a language model behind an endpoint, too"):
         decode.particle_filter(local, reward, TASK, 0, budget=2, num_problems=1)
+    with pytest.raises(ValueError, match="power=4.0 needs both log-probabilities of every token"):
+        decode.solve(lm, None, TASK, methods=["power_sampling"], num_problems=1)
     with pytest.raises(ValueError, match="target 'odds' needs a reward model, got None"):
         remote.check(lm, None, Settings(1, 1, 1, target="odds"))
-    with pytest.raises(ValueError, match="the reward model must be an endpoint, too"):
-        decode.solve(lm, local_reward, TASK, methods=["best_of_n"], num_problems=1)
 
 
 def test_bare_prompts_are_cut_as_told(served):

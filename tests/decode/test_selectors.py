@@ -76,6 +76,11 @@ def test_weighted_particles_take_the_highest_reward_of_a_live_particle_where_man
     assert selectors.weighted_particles(dead, single_answer=False) == Choice(2, "6", pytest.approx(0.4))
 
 
+def test_heaviest_particles_ask_no_reward():
+    choice = selectors.heaviest_particles(table(reward=[np.nan] * 4), single_answer=False)
+    assert choice == Choice(0, "6", pytest.approx(2 / (2 + np.exp(-1) + np.exp(1))))
+
+
 @pytest.mark.parametrize("single_answer", [True, False])
 def test_dead_particles_and_silent_attempts_give_no_answer(single_answer):
     extinct = table(log_weight=[-np.inf] * 4)
