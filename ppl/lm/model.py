@@ -20,9 +20,9 @@ from ppl.lm.chat import ChatTemplate, Message, load_chat_template
 from ppl.lm.checkpoint import load_folder
 from ppl.lm.completion import Completion, completion_records
 from ppl.lm.config import DecoderConfig
-from ppl.lm.decoder import Decoder
 from ppl.lm.families import read_json
 from ppl.lm.generation import ROWS_PER_CALL, Constraint, Weights, completions, generate, request
+from ppl.lm.likelihood import next_log_probs, text_log_probs
 from ppl.lm.placement import Placement, even_share, particle_mesh
 from ppl.lm.tokenizer import encode
 from ppl.records import Records
@@ -131,7 +131,39 @@ class LanguageModel(Model):
             raise ValueError(f"tokens must be in 0..{self.config.vocab_size - 1}, got {ids.min()}..{ids.max()}")
         if ids.shape[0] == 0 or ids.shape[1] == 1:
             return jnp.zeros((ids.shape[0], ids.shape[1] - 1))  # nothing to predict
-        return _log_probs(self.graph, self.params, jnp.asarray(ids, jnp.int32))
+        return next_log_probs(self.graph, self.params, jnp.asarray(ids, jnp.int32))
+
+    def log_likelihood(
+        self, prompts: Sequence[str], texts: Sequence[str], *, batch_size: int = 16
+    ) -> list[Float[np.ndarray, " tokens"]]:
+        """Log probability of each token of each text after its prompt, natural log; a text's own is the sum.
+
+        Prompt and text are cut into tokens as one. What is scored begins at the first token that is not the prompt's
+        alone; the first token of all is left out where nothing comes before it, not even a start token. No end of text
+        is added.
+
+        **Arguments:** `batch_size`: texts in one compiled call, which bounds memory.
+        **Raises:** `ValueError` if the lists differ in length, a text is longer than the model's context, or
+        `batch_size` is below 1.
+        """
+        if len(prompts) != len(texts):
+            raise ValueError(f"prompts and texts must pair up, got {len(prompts)} and {len(texts)}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1 text, got {batch_size}")
+        pad = lambda rows: padded(rows, self.pad_id)[0]  # noqa: E731
+        return text_log_probs(self.encode, self.log_probs, pad, prompts, texts, batch_size)
+
+    def perplexity(
+        self, texts: Sequence[str], *, prompts: Sequence[str] | None = None, batch_size: int = 16
+    ) -> Float[np.ndarray, " texts"]:
+        """exp of the mean negative log probability of a text's tokens, 1 being a text that could not be otherwise.
+
+        NaN for a text without a token that is scored. **Arguments, Raises:** as `log_likelihood`; `prompts`: what comes
+        before each text, nothing by default.
+        """
+        before = [""] * len(texts) if prompts is None else prompts
+        found = self.log_likelihood(before, texts, batch_size=batch_size)
+        return np.array([np.exp(-row.mean()) if row.size else np.nan for row in found])
 
     def complete(
         self,
@@ -281,13 +313,3 @@ def padded(
     for i, row in enumerate(rows):
         ids[i, : len(row)], known[i, : len(row)] = row, True
     return ids, known
-
-
-@partial(jax.jit, static_argnums=0)
-def _log_probs(
-    graph: nnx.GraphDef, params: nnx.State, tokens: Int[Array, "batch length"]
-) -> Float[Array, "batch length-1"]:
-    decoder: Decoder = nnx.merge(graph, params)
-    hidden, _ = decoder.hidden(tokens[:, :-1], jnp.ones(tokens[:, :-1].shape, bool))
-    log_probs = jax.nn.log_softmax(decoder.logits(hidden))
-    return jnp.take_along_axis(log_probs, tokens[:, 1:, None], axis=-1)[..., 0]

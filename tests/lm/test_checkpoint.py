@@ -9,7 +9,7 @@ from safetensors.flax import load_file, save_file
 
 from ppl.lm import bundled_models, load, load_reward
 from ppl.lm.checkpoint import INDEX, save_folder
-from ppl.lm.model import _log_probs
+from ppl.lm.likelihood import next_log_probs
 from ppl.lm.tokenizer import number_tokenizer
 from tests.lm.toys import TOKENIZER, full_logits, toy_config, toy_decoder, write_toy_folder
 
@@ -292,13 +292,13 @@ def test_two_models_of_one_shape_share_their_compiled_code(tmp_path):
     for seed in (0, 1):
         write_toy_folder(tmp_path / str(seed), seed=seed)
     a, b = load(tmp_path / "0"), load(tmp_path / "1")
-    first, compiled = a.log_probs(TOKENS), _log_probs._cache_size()
+    first, compiled = a.log_probs(TOKENS), next_log_probs._cache_size()
     again, other = a.log_probs(TOKENS), b.log_probs(TOKENS)
-    assert _log_probs._cache_size() == compiled
+    assert next_log_probs._cache_size() == compiled
     assert (first == again).all()
     assert (first != other).any()
     a.log_probs(TOKENS[:, :-1])
-    assert _log_probs._cache_size() == compiled + 1  # a new length is a new shape
+    assert next_log_probs._cache_size() == compiled + 1  # a new length is a new shape
 
 
 def test_fingerprints_tell_weights_apart(tmp_path):
