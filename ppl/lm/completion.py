@@ -10,13 +10,14 @@ class Completion(NamedTuple):
     """`text` without its stop string; `tokens`: ids, the one that ended it included (empty where a server names none);
     `log_probs`: natural log of each token's probability under the model, `log_proposals`: under what it was drawn
     from (None where unknown); `finish`: `"stop"` if the text ended by itself or at a stop string, `"length"` at the
-    limit."""
+    limit; `passes`: passes of the decoder that wrote it, one a token without speculation (None where unknown)."""
 
     text: str
     tokens: list[int]
     log_probs: list[float] | None
     log_proposals: list[float] | None
     finish: str
+    passes: int | None = None
 
 
 def completion_records(

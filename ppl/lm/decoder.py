@@ -119,7 +119,7 @@ class Attention(nnx.Module):
         past: tuple[Float[Array, "batch kv_heads slots dim"], Float[Array, "batch kv_heads slots dim"]] | None,
         shared: tuple[Float[Array, "problems kv_heads prefix dim"], Float[Array, "problems kv_heads prefix dim"]]
         | None,
-        slot: int | Int[Array, ""],
+        slot: int | Int[Array, "*batch"],
     ) -> tuple[Float[Array, "batch query width"], tuple[Array, Array]]:
         batch, query, _ = x.shape
         _, kv, sizes, dim = self.qkv.shape
@@ -136,8 +136,7 @@ class Attention(nnx.Module):
             q = rotate(q, sight.cos[:, None], sight.sin[:, None])
             k = rotate(k, sight.cos, sight.sin)
         if past is not None:
-            k = jax.lax.dynamic_update_slice_in_dim(past[0], k, slot, axis=2)
-            v = jax.lax.dynamic_update_slice_in_dim(past[1], v, slot, axis=2)
+            k, v = _put(past[0], k, slot, 2), _put(past[1], v, slot, 2)
         scores = self._masked(jnp.einsum("bkgqd,bksd->bkgqs", q, k), sight.mask)
         if shared is not None and sight.prefix is not None:
             # Rows of one problem share its keys: [problems, rows of it, ...].
@@ -229,15 +228,15 @@ class Decoder(nnx.Module):
         tokens: Int[Array, "batch query"],
         valid: Bool[Array, "batch query"],
         cache: Cache | None = None,
-        slot: int | Int[Array, ""] = 0,
+        slot: int | Int[Array, "*batch"] = 0,
         prefix: Prefix | None = None,
     ) -> tuple[Float[Array, "batch query width"], Cache | None]:
         """Final hidden states of `tokens`, read after what `prefix` and `cache` hold, written to slots from `slot` on.
 
         **Arguments:** `tokens`, `valid` [batch, query]: ids, and which of them are tokens rather than padding;
         `cache`: what was read before (None: nothing but `prefix`, and nothing is kept); `slot`: the first slot to
-        write, after all that were written, with room for `query` slots (a traced `slot` is not checked: JAX would
-        clamp it).
+        write, after all that hold a token, one or one a row, with room for `query` slots (a traced `slot` is not
+        checked: JAX would clamp it).
         **Returns:** hidden states [batch, query, width] (meaningless where not valid), and the cache with the
         new tokens in it. **Raises:** `ValueError` if the cache has no room.
         """
@@ -250,7 +249,7 @@ class Decoder(nnx.Module):
         if cache is None:
             known, first = valid, 0
         else:
-            known, first = jax.lax.dynamic_update_slice_in_dim(cache.valid, valid, slot, axis=1), slot
+            known, first = _put(cache.valid, valid, slot, 1), slot
         sights = self._sights(positions, known, first, prefix, before)
         x = self.embed_tokens[...][tokens] * jnp.asarray(self.config.embedding_scale, self.dtype)
         if self.config.learned_positions:
@@ -293,7 +292,7 @@ class Decoder(nnx.Module):
     def _sights(self, positions, known, first, prefix, before) -> dict[int | None, Sight]:
         """What queries at `positions` see, for each window that some layer has."""
         query, config = positions.shape[1], self.config
-        causal = jnp.arange(known.shape[1]) <= first + jnp.arange(query)[:, None]
+        causal = jnp.arange(known.shape[1]) <= jnp.asarray(first)[..., None, None] + jnp.arange(query)[:, None]
         mask = known[:, None, :] & causal
         ahead = ahead_place = None
         if prefix is not None:
@@ -317,6 +316,13 @@ class Decoder(nnx.Module):
                 cos, sin = jnp.cos(angles), jnp.sin(angles)
             sights[window] = Sight(seen, seen_ahead, cos, sin)
         return sights
+
+
+def _put(past: Array, new: Array, slot: int | Int[Array, "*batch"], axis: int) -> Array:
+    """`new` in the slots of `past` from `slot` on, one place or one a row."""
+    if isinstance(slot, int) or slot.ndim == 0:
+        return jax.lax.dynamic_update_slice_in_dim(past, new, slot, axis)
+    return jax.vmap(lambda old, new, at: jax.lax.dynamic_update_slice_in_dim(old, new, at, axis - 1))(past, new, slot)
 
 
 def _matrix(rngs: nnx.Rngs, shape: tuple[int, ...], variance_of: int) -> nnx.Param:

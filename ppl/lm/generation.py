@@ -6,7 +6,7 @@ so that a short text does not pay for the longest one and few lengths compile. T
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,50 +18,15 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from ppl.keys import as_key
 from ppl.lm.completion import Completion
 from ppl.lm.decoder import Cache, Decoder, Prefix, empty_cache
+from ppl.lm.ngrams import empty_table
 from ppl.lm.placement import gathered, over_particles, particle_mesh
-from ppl.lm.proposals import Proposal, check_proposal, inverse_cdf, log_density
-from ppl.lm.stops import HIT, Stops, stop_table
+from ppl.lm.proposals import Proposal, check_proposal
+from ppl.lm.rows import Constraint, Rows, Weights, draw, law_of_rows
+from ppl.lm.speculation import MOST, start_context, write_ahead
+from ppl.lm.stops import Stops, stop_table
 
 ROWS_PER_CALL = 512  # rows (prompts x samples) in one compiled call: bounds memory
 _FIRST_SLOTS = 128  # of a row's own tokens; doubled as texts go on
-
-
-@runtime_checkable
-class Constraint(Protocol):
-    """What a text may go on with, as a state machine over tokens that is jitted with the loop.
-
-    `start(n)`: the state of `n` empty texts, a pytree whose leaves have the row axis first; `allowed(state)`
-    [n, vocab]: tokens that may come next, at least one in each row (the end of the text where a text may end);
-    `advance(state, tokens)`: the state after tokens [n]. One object compiles once: keep it for further calls.
-    """
-
-    def start(self, n: int) -> Any: ...
-    def allowed(self, state: Any) -> Bool[Array, "n vocab"]: ...
-    def advance(self, state: Any, tokens: Int[Array, " n"]) -> Any: ...
-
-
-class Rows(NamedTuple):
-    """Rows being written, those of the first prompt first; every leaf has the row axis first.
-
-    `last` [n]: the newest token, not read yet; `ended` [n]: has the row ended; `stop` [n]: the state of
-    `ppl.lm.stops`; `length` [n]: tokens written; `tokens`, `log_probs`, `log_proposals` [n, max_tokens].
-    """
-
-    last: Int[Array, " n"]
-    ended: Bool[Array, " n"]
-    stop: Int[Array, " n"]
-    constraint: Any
-    length: Int[Array, " n"]
-    tokens: Int[Array, "n max_tokens"]
-    log_probs: Float[Array, "n max_tokens"]
-    log_proposals: Float[Array, "n max_tokens"]
-
-
-class Weights(NamedTuple):
-    """What the loop needs of a language model: `graph` and `params` of its decoder."""
-
-    graph: nnx.GraphDef
-    params: nnx.State
 
 
 def generate(
@@ -76,6 +41,7 @@ def generate(
     num_samples: int,
     max_tokens: int,
     eos: tuple[int, ...],
+    speculate: int = 0,
 ) -> Rows:
     """Rows of `num_samples` continuations of each prompt, at most `max_tokens` each; NumPy arrays.
 
@@ -87,13 +53,21 @@ def generate(
     prefix, rows, uniforms = _begin(
         model, jnp.asarray(prompts, jnp.int32), jnp.asarray(known), keys, constraint, num_samples, max_tokens, mesh
     )
-    cache, done = None, 0
-    while done < max_tokens:
-        slots = min(max(_FIRST_SLOTS, 2 * done), max_tokens)
+    cache, done, last = None, 0, max_tokens + speculate  # rejected drafts of the last pass need room, too
+    if speculate:
+        recent = start_context(jnp.asarray(prompts, jnp.int32), jnp.asarray(known), num_samples)
+        grams = empty_table(known.shape[0] * num_samples * max_tokens)
+    while done < last:
+        slots = min(max(_FIRST_SLOTS, 2 * done, speculate + 1), last)
         cache = _grow(model, cache, prefix, num_samples, slots, mesh)
-        rows, cache = _write(model, prefix, rows, cache, uniforms, proposal, table, constraint, done, eos)
+        if speculate:
+            rows, cache, recent, grams = write_ahead(
+                model, prefix, rows, cache, recent, grams, uniforms, proposal, table, constraint, eos, speculate
+            )
+        else:
+            rows, cache = _write(model, prefix, rows, cache, uniforms, proposal, table, constraint, done, eos)
         done = slots
-        if done < max_tokens and bool(jnp.all(rows.ended)):
+        if done < last and bool(jnp.all(rows.ended | (rows.length >= max_tokens))):
             break
     return gathered(rows._replace(constraint=None))
 
@@ -109,7 +83,9 @@ def completions(
         cuts = [place for place in (text.find(end) for end in stop) if place >= 0]
         log_probs, log_proposals = (x[i, :size].tolist() for x in (rows.log_probs, rows.log_proposals))
         finish = "stop" if rows.ended[i] else "length"
-        found.append(Completion(text[: min(cuts)] if cuts else text, ids, log_probs, log_proposals, finish))
+        found.append(
+            Completion(text[: min(cuts)] if cuts else text, ids, log_probs, log_proposals, finish, int(rows.passes[i]))
+        )
     return [found[i : i + num_samples] for i in range(0, len(found), num_samples)]
 
 
@@ -121,18 +97,33 @@ class Request(NamedTuple):
     max_tokens: int
     proposal: Proposal
     stops: Stops | None
+    speculate: int = 0
 
 
 def request(
-    tokenizer, vocab_size: int, key, num_samples: int, max_tokens: int, temperature, top_k, top_p, min_p, stop
+    tokenizer,
+    vocab_size: int,
+    key,
+    num_samples: int,
+    max_tokens: int,
+    temperature,
+    top_k,
+    top_p,
+    min_p,
+    stop,
+    speculate: int = 0,
 ) -> Request:
     """A checked request. **Raises:** `ValueError` naming the argument that is out of range."""
     for name, value in (("num_samples", num_samples), ("max_tokens", max_tokens)):
         if not (isinstance(value, int | np.integer) and value >= 1):
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    if isinstance(speculate, bool) or not (isinstance(speculate, int | np.integer) and 0 <= speculate <= MOST):
+        raise ValueError(f"speculate must be a whole number in 0..{MOST}, got {speculate!r}")
     proposal = check_proposal(temperature, top_k, top_p, min_p)
     key = key if isinstance(key, jax.Array) and key.ndim == 1 else as_key(key)
-    return Request(key, int(num_samples), int(max_tokens), proposal, stop_table(tokenizer, vocab_size, stop))
+    return Request(
+        key, int(num_samples), int(max_tokens), proposal, stop_table(tokenizer, vocab_size, stop), int(speculate)
+    )
 
 
 @partial(jax.jit, static_argnames=("constraint", "num_samples", "max_tokens", "mesh"))
@@ -156,7 +147,7 @@ def _begin(
     state = None if constraint is None else constraint.start(n)
     nothing = jnp.zeros((n, max_tokens))
     rows = Rows(
-        last, jnp.zeros(n, bool), jnp.full(n, Stops.START, jnp.int32), state, jnp.zeros(n, jnp.int32),
+        last, jnp.zeros(n, bool), jnp.full(n, Stops.START, jnp.int32), state, *[jnp.zeros(n, jnp.int32)] * 2,
         nothing.astype(jnp.int32), nothing, nothing,
     )  # fmt: skip
     uniforms = jax.vmap(lambda key: jax.random.uniform(key, (max_tokens, num_samples)), out_axes=1)(keys)
@@ -196,10 +187,8 @@ def _write(
 ) -> tuple[Rows, Cache]:
     """Draw tokens into slots from `start` on until the cache is full or every row has ended."""
     decoder: Decoder = nnx.merge(*model)
-    slots, n = cache.valid.shape[1], rows.last.shape[0]
-    # A temperature a prompt is every sample's of it.
-    heat = jnp.asarray(proposal.temperature)
-    proposal = proposal._replace(temperature=jnp.repeat(heat, n // heat.shape[0]) if heat.ndim else heat)
+    slots = cache.valid.shape[1]
+    law = law_of_rows(rows.last.shape[0], proposal, table, constraint, eos)
 
     def go_on(carry):
         slot, rows, _ = carry
@@ -211,23 +200,11 @@ def _write(
         hidden, cache = decoder.hidden(rows.last[:, None], active[:, None], cache, slot, prefix)
         assert cache is not None
         log_p = jax.nn.log_softmax(decoder.logits(hidden[:, 0]))
-        log_q = log_density(proposal, log_p, None if constraint is None else constraint.allowed(rows.constraint))
-        token = inverse_cdf(uniforms[slot], log_q)
-        at = lambda law: jnp.take_along_axis(law, token[:, None], axis=1)[:, 0]  # noqa: E731
-        state = rows.constraint if constraint is None else constraint.advance(rows.constraint, token)
-        stop = rows.stop if table is None else table[rows.stop, token].astype(jnp.int32)
-        ends = stop == HIT
-        for end in eos:
-            ends = ends | (token == end)
         keep = lambda all_, new: jax.lax.dynamic_update_slice_in_dim(  # noqa: E731
             all_, jnp.where(active, new, 0).astype(all_.dtype)[:, None], slot, axis=1
         )
-        rows = Rows(
-            jnp.where(active, token, rows.last), rows.ended | (active & ends), jnp.where(active, stop, rows.stop),
-            state, rows.length + active, keep(rows.tokens, token), keep(rows.log_probs, at(log_p)),
-            keep(rows.log_proposals, at(log_q)),
-        )  # fmt: skip
-        return slot + 1, rows, cache
+        rows, _ = draw(law, rows, log_p, uniforms[slot], active, keep)
+        return slot + 1, rows._replace(passes=rows.passes + active), cache
 
     _, rows, cache = jax.lax.while_loop(go_on, one_token, (jnp.int32(start), rows, cache))
     return rows, cache

@@ -179,6 +179,7 @@ class LanguageModel(Model):
         stop: Sequence[str] = (),
         constraint: Constraint | None = None,
         batch_size: int = ROWS_PER_CALL,
+        speculate: int = 0,
     ) -> list[list[Completion]]:
         """`num_samples` continuations of each prompt, as `[prompts][num_samples]` completions.
 
@@ -198,7 +199,17 @@ class LanguageModel(Model):
         the model's context less `max_tokens`.
         """
         asked = request(
-            self.tokenizer, self.config.vocab_size, key, num_samples, max_tokens, temperature, top_k, top_p, min_p, stop
+            self.tokenizer,
+            self.config.vocab_size,
+            key,
+            num_samples,
+            max_tokens,
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            stop,
+            speculate,
         )
         rows = [self.encode(p) if isinstance(p, str) else [int(t) for t in p] for p in prompts]
         self._check_prompts(rows, max_tokens)
@@ -223,6 +234,7 @@ class LanguageModel(Model):
                 Weights(self.graph, self.params), ids, known, keys,
                 asked.proposal._replace(temperature=jnp.asarray(heat[filled])), asked.stops, constraint,
                 num_samples=num_samples, max_tokens=max_tokens, eos=self.config.eos_token_ids,
+                speculate=asked.speculate,
             )  # fmt: skip
             texts = completions(out, num_samples, [partial(self.added_text, rows[i]) for i in filled], stop)
             for i, of_prompt in zip(chosen, texts, strict=False):
@@ -243,6 +255,7 @@ class LanguageModel(Model):
         stop: Sequence[str] = (),
         constraint: Constraint | None = None,
         batch_size: int = ROWS_PER_CALL,
+        speculate: int = 0,
     ) -> Records:
         """The same continuations as `complete` as a table of attempts.
 
@@ -253,6 +266,7 @@ class LanguageModel(Model):
         found = self.complete(
             prompts, key, num_samples=num_samples, max_tokens=max_tokens, temperature=temperature, top_k=top_k,
             top_p=top_p, min_p=min_p, stop=stop, constraint=constraint, batch_size=batch_size,
+            speculate=speculate,
         )  # fmt: skip
         return completion_records(prompts, found, [len(self.encode(prompt)) for prompt in prompts])
 

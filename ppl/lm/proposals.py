@@ -87,6 +87,13 @@ def inverse_cdf(uniform: Float[Array, " n"], log_probs: Float[Array, "n vocab"])
 
     **Arguments:** `uniform` [n] in [0, 1); `log_probs` [n, vocab], with a token of positive probability in every row.
     """
+    return inverse_cdf_span(uniform, log_probs)[0]
+
+
+def inverse_cdf_span(
+    uniform: Float[Array, " n"], log_probs: Float[Array, "n vocab"]
+) -> tuple[Int[Array, " n"], Float[Array, " n"], Float[Array, " n"]]:
+    """As `inverse_cdf`, and from which uniform to which the same token would have been drawn."""
     rows, vocab = log_probs.shape
     size = _BLOCK if vocab > 4 * _BLOCK else vocab
     probs = jnp.pad(jnp.exp(log_probs), ((0, 0), (0, -vocab % size))).reshape(rows, -1, size)
@@ -94,8 +101,11 @@ def inverse_cdf(uniform: Float[Array, " n"], log_probs: Float[Array, "n vocab"])
     block, below = _first_past(uniform, sums)
     inside = jnp.take_along_axis(probs, block[:, None, None], axis=1)[:, 0]
     share = jnp.take_along_axis(sums, block[:, None], axis=1)[:, 0]
-    token, _ = _first_past((uniform * jnp.sum(sums, axis=-1) - below) / share, inside)
-    return block * size + token
+    whole = jnp.sum(sums, axis=-1)
+    token, inner = _first_past((uniform * whole - below) / share, inside)
+    lower = (below + inner) / whole
+    mass = jnp.take_along_axis(inside, token[:, None], axis=1)[:, 0]
+    return block * size + token, lower, lower + mass / whole
 
 
 def _first_past(
