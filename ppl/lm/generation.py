@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from ppl.keys import as_key
 from ppl.lm.completion import Completion
 from ppl.lm.decoder import Cache, Decoder, Prefix, empty_cache
-from ppl.lm.ngrams import empty_table
+from ppl.lm.ngrams import NGrams, empty_table
 from ppl.lm.placement import gathered, over_particles, particle_mesh
 from ppl.lm.proposals import Proposal, check_proposal
 from ppl.lm.rows import Constraint, Rows, Weights, draw, law_of_rows
@@ -42,7 +42,8 @@ def generate(
     max_tokens: int,
     eos: tuple[int, ...],
     speculate: int = 0,
-) -> Rows:
+    grams: NGrams | None = None,
+) -> tuple[Rows, NGrams | None]:
     """Rows of `num_samples` continuations of each prompt, at most `max_tokens` each; NumPy arrays.
 
     **Arguments:** `prompts`, `known` [prompts, length]: ids padded on the right, and which are tokens, one at least;
@@ -56,7 +57,7 @@ def generate(
     cache, done, last = None, 0, max_tokens + speculate  # rejected drafts of the last pass need room, too
     if speculate:
         recent = start_context(jnp.asarray(prompts, jnp.int32), jnp.asarray(known), num_samples)
-        grams = empty_table(known.shape[0] * num_samples * max_tokens)
+        grams = empty_table() if grams is None else grams
     while done < last:
         slots = min(max(_FIRST_SLOTS, 2 * done, speculate + 1), last)
         cache = _grow(model, cache, prefix, num_samples, slots, mesh)
@@ -69,7 +70,7 @@ def generate(
         done = slots
         if done < last and bool(jnp.all(rows.ended | (rows.length >= max_tokens))):
             break
-    return gathered(rows._replace(constraint=None))
+    return gathered(rows._replace(constraint=None)), grams
 
 
 def completions(

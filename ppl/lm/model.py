@@ -223,6 +223,7 @@ class LanguageModel(Model):
         # Calls of one size, and as many rows on each device: the rest is filled up with a call's first prompt.
         size = even_share(particle_mesh(self.params), -(-len(rows) // max(calls, 1)), num_samples)
         found: list[list[Completion]] = [[] for _ in rows]
+        grams = None  # what one call has learned speeds up the next
         # Prompts of like length together: little padding is read.
         for chosen in np.array_split(np.argsort([len(row) for row in rows], kind="stable"), max(calls, 1)):
             if not len(chosen):
@@ -230,11 +231,11 @@ class LanguageModel(Model):
             filled = np.concatenate([chosen, np.full(size - len(chosen), chosen[0])])
             ids, known = padded([rows[i] for i in filled], self.pad_id)
             keys = asked.key[filled] if asked.key.ndim else jax.vmap(partial(jax.random.fold_in, asked.key))(filled)
-            out = generate(
+            out, grams = generate(
                 Weights(self.graph, self.params), ids, known, keys,
                 asked.proposal._replace(temperature=jnp.asarray(heat[filled])), asked.stops, constraint,
                 num_samples=num_samples, max_tokens=max_tokens, eos=self.config.eos_token_ids,
-                speculate=asked.speculate,
+                speculate=asked.speculate, grams=grams,
             )  # fmt: skip
             texts = completions(out, num_samples, [partial(self.added_text, rows[i]) for i in filled], stop)
             for i, of_prompt in zip(chosen, texts, strict=False):

@@ -18,7 +18,6 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 CONTEXT = 3  # tokens of the longest context; a shorter one is asked where a longer one is unknown
 CELLS = 16  # of the grid of uniforms
-_MOST = 1 << 20  # buckets
 
 
 class NGrams(NamedTuple):
@@ -28,9 +27,8 @@ class NGrams(NamedTuple):
     tokens: Int[Array, " buckets"]
 
 
-def empty_table(entries: int) -> NGrams:
-    """A table for about so many tokens: some entries each, a power of two, at most 2^20 (8 MiB)."""
-    buckets = min(_MOST, 1 << max(10, (8 * entries - 1).bit_length()))
+def empty_table(buckets: int = 1 << 20) -> NGrams:
+    """A table of so many buckets, a power of two: 8 MiB unless told otherwise."""
     return NGrams(jnp.zeros(buckets, jnp.uint32), jnp.zeros(buckets, jnp.int32))
 
 
