@@ -119,7 +119,7 @@ class Attention(nnx.Module):
         past: tuple[Float[Array, "batch kv_heads slots dim"], Float[Array, "batch kv_heads slots dim"]] | None,
         shared: tuple[Float[Array, "problems kv_heads prefix dim"], Float[Array, "problems kv_heads prefix dim"]]
         | None,
-        slot: int | Int[Array, "*batch"],
+        slot: int | Int[Array, ""] | Int[Array, " batch"],
     ) -> tuple[Float[Array, "batch query width"], tuple[Array, Array]]:
         batch, query, _ = x.shape
         _, kv, sizes, dim = self.qkv.shape
@@ -228,7 +228,7 @@ class Decoder(nnx.Module):
         tokens: Int[Array, "batch query"],
         valid: Bool[Array, "batch query"],
         cache: Cache | None = None,
-        slot: int | Int[Array, "*batch"] = 0,
+        slot: int | Int[Array, ""] | Int[Array, " batch"] = 0,
         prefix: Prefix | None = None,
     ) -> tuple[Float[Array, "batch query width"], Cache | None]:
         """Final hidden states of `tokens`, read after what `prefix` and `cache` hold, written to slots from `slot` on.
@@ -318,7 +318,7 @@ class Decoder(nnx.Module):
         return sights
 
 
-def _put(past: Array, new: Array, slot: int | Int[Array, "*batch"], axis: int) -> Array:
+def _put(past: Array, new: Array, slot: int | Int[Array, ""] | Int[Array, " batch"], axis: int) -> Array:
     """`new` in the slots of `past` from `slot` on, one place or one a row."""
     if isinstance(slot, int) or slot.ndim == 0:
         return jax.lax.dynamic_update_slice_in_dim(past, new, slot, axis)

@@ -22,7 +22,7 @@ from ppl.lm.ngrams import NGrams, empty_table
 from ppl.lm.placement import gathered, over_particles, particle_mesh
 from ppl.lm.proposals import Proposal, check_proposal
 from ppl.lm.rows import Constraint, Rows, Weights, draw, law_of_rows
-from ppl.lm.speculation import MOST, start_context, write_ahead
+from ppl.lm.speculation import MOST, start_drafts, write_ahead
 from ppl.lm.stops import Stops, stop_table
 
 ROWS_PER_CALL = 512  # rows (prompts x samples) in one compiled call: bounds memory
@@ -44,33 +44,33 @@ def generate(
     speculate: int = 0,
     grams: NGrams | None = None,
 ) -> tuple[Rows, NGrams | None]:
-    """Rows of `num_samples` continuations of each prompt, at most `max_tokens` each; NumPy arrays.
+    """Rows of `num_samples` continuations of each prompt, at most `max_tokens` each, as NumPy arrays; and what they
+    taught `ppl.lm.ngrams`, for the next call (None without speculation).
 
     **Arguments:** `prompts`, `known` [prompts, length]: ids padded on the right, and which are tokens, one at least;
-    `keys`: one a prompt, so that a prompt's samples do not hang on its neighbours.
+    `keys`: one a prompt, so that a prompt's samples do not hang on its neighbours; `speculate`: guesses a pass;
+    `grams`: of an earlier call, which is used up.
     """
     table = None if stops is None else jnp.asarray(stops.table)
     mesh = particle_mesh(model.params)
-    prefix, rows, uniforms = _begin(
-        model, jnp.asarray(prompts, jnp.int32), jnp.asarray(known), keys, constraint, num_samples, max_tokens, mesh
-    )
-    cache, done, last = None, 0, max_tokens + speculate  # rejected drafts of the last pass need room, too
-    if speculate:
-        recent = start_context(jnp.asarray(prompts, jnp.int32), jnp.asarray(known), num_samples)
-        grams = empty_table() if grams is None else grams
-    while done < last:
-        slots = min(max(_FIRST_SLOTS, 2 * done, speculate + 1), last)
+    ids, known_ids = jnp.asarray(prompts, jnp.int32), jnp.asarray(known)
+    prefix, rows, uniforms = _begin(model, ids, known_ids, keys, constraint, num_samples, max_tokens, mesh)
+    drafts = start_drafts(ids, known_ids, num_samples, grams or empty_table()) if speculate else None
+    # The last pass may read guesses beyond the last token.
+    cache, done, end = None, 0, max_tokens + speculate
+    while done < end:
+        slots = min(max(_FIRST_SLOTS, 2 * done, speculate + 1), end)
         cache = _grow(model, cache, prefix, num_samples, slots, mesh)
-        if speculate:
-            rows, cache, recent, grams = write_ahead(
-                model, prefix, rows, cache, recent, grams, uniforms, proposal, table, constraint, eos, speculate
-            )
-        else:
+        if drafts is None:
             rows, cache = _write(model, prefix, rows, cache, uniforms, proposal, table, constraint, done, eos)
+        else:
+            rows, cache, drafts = write_ahead(
+                model, prefix, rows, cache, drafts, uniforms, proposal, table, constraint, eos, speculate
+            )
         done = slots
-        if done < last and bool(jnp.all(rows.ended | (rows.length >= max_tokens))):
+        if done < end and bool(jnp.all(rows.ended)):
             break
-    return gathered(rows._replace(constraint=None)), grams
+    return gathered(rows._replace(constraint=None)), None if drafts is None else drafts.grams
 
 
 def completions(
@@ -98,22 +98,13 @@ class Request(NamedTuple):
     max_tokens: int
     proposal: Proposal
     stops: Stops | None
-    speculate: int = 0
+    speculate: int
 
 
 def request(
-    tokenizer,
-    vocab_size: int,
-    key,
-    num_samples: int,
-    max_tokens: int,
-    temperature,
-    top_k,
-    top_p,
-    min_p,
-    stop,
-    speculate: int = 0,
-) -> Request:
+    tokenizer, vocab_size: int, key, num_samples: int, max_tokens: int, temperature, top_k, top_p, min_p, stop,
+    speculate,
+) -> Request:  # fmt: skip
     """A checked request. **Raises:** `ValueError` naming the argument that is out of range."""
     for name, value in (("num_samples", num_samples), ("max_tokens", max_tokens)):
         if not (isinstance(value, int | np.integer) and value >= 1):
@@ -122,9 +113,8 @@ def request(
         raise ValueError(f"speculate must be a whole number in 0..{MOST}, got {speculate!r}")
     proposal = check_proposal(temperature, top_k, top_p, min_p)
     key = key if isinstance(key, jax.Array) and key.ndim == 1 else as_key(key)
-    return Request(
-        key, int(num_samples), int(max_tokens), proposal, stop_table(tokenizer, vocab_size, stop), int(speculate)
-    )
+    stops = stop_table(tokenizer, vocab_size, stop)
+    return Request(key, int(num_samples), int(max_tokens), proposal, stops, int(speculate))
 
 
 @partial(jax.jit, static_argnames=("constraint", "num_samples", "max_tokens", "mesh"))
@@ -148,8 +138,8 @@ def _begin(
     state = None if constraint is None else constraint.start(n)
     nothing = jnp.zeros((n, max_tokens))
     rows = Rows(
-        last, jnp.zeros(n, bool), jnp.full(n, Stops.START, jnp.int32), state, *[jnp.zeros(n, jnp.int32)] * 2,
-        nothing.astype(jnp.int32), nothing, nothing,
+        last, jnp.zeros(n, bool), jnp.full(n, Stops.START, jnp.int32), state, jnp.zeros(n, jnp.int32),
+        jnp.zeros(n, jnp.int32), nothing.astype(jnp.int32), nothing, nothing,
     )  # fmt: skip
     uniforms = jax.vmap(lambda key: jax.random.uniform(key, (max_tokens, num_samples)), out_axes=1)(keys)
     return prefix, over_particles(rows, mesh), uniforms.reshape(max_tokens, n)

@@ -192,25 +192,18 @@ class LanguageModel(Model):
         - `temperature` (one, or one a prompt; 0 is greedy), `top_k`, `top_p`, `min_p`: see `ppl.lm.proposals.Proposal`;
         - `stop`: texts that end a continuation, found also across tokens; the text is cut before them, the tokens and
           their log-probabilities are not;
-        - `constraint`: which tokens may come next, see `ppl.lm.generation.Constraint`;
-        - `batch_size`: rows (prompts times samples) in one compiled call, which bounds memory.
+        - `constraint`: which tokens may come next, see `ppl.lm.Constraint`;
+        - `batch_size`: rows (prompts times samples) in one compiled call, which bounds memory;
+        - `speculate`: tokens that are guessed and read in one pass of the decoder, 0 to 16, see `ppl.lm.speculation`.
+          The texts are the same, made in fewer passes, of which each costs more; `passes` of a completion counts them.
 
         **Raises:** `ValueError` naming the argument that is out of range, or the prompt that is empty or longer than
         the model's context less `max_tokens`.
         """
         asked = request(
-            self.tokenizer,
-            self.config.vocab_size,
-            key,
-            num_samples,
-            max_tokens,
-            temperature,
-            top_k,
-            top_p,
-            min_p,
-            stop,
-            speculate,
-        )
+            self.tokenizer, self.config.vocab_size, key, num_samples, max_tokens, temperature, top_k, top_p, min_p,
+            stop, speculate,
+        )  # fmt: skip
         rows = [self.encode(p) if isinstance(p, str) else [int(t) for t in p] for p in prompts]
         self._check_prompts(rows, max_tokens)
         if asked.key.ndim and asked.key.shape[0] != len(rows):
