@@ -55,7 +55,9 @@ def generate(
     mesh = particle_mesh(model.params)
     ids, known_ids = jnp.asarray(prompts, jnp.int32), jnp.asarray(known)
     prefix, rows, uniforms = _begin(model, ids, known_ids, keys, constraint, num_samples, max_tokens, mesh)
-    drafts = start_drafts(ids, known_ids, num_samples, grams or empty_table()) if speculate else None
+    drafts = None
+    if speculate:
+        drafts = start_drafts(ids, known_ids, num_samples, empty_table() if grams is None else grams)
     # The last pass may read guesses beyond the last token.
     cache, done, end = None, 0, max_tokens + speculate
     while done < end:
