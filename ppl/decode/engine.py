@@ -65,8 +65,11 @@ class Settings:
 
     `power`: None, and the law of texts that the target weighs is the one they are drawn from, at its temperature; or
     the law is the model's to this power, whatever they are drawn from (power sampling; 1 is the model itself), so far
-    as `top_k`, `top_p` and `min_p` let them be drawn at all. With neither target nor power there are no weights, and
-    nothing is ever resampled.
+    as `top_k`, `top_p` and `min_p` let them be drawn at all. With none of target, power and `must_end` there are no
+    weights, and nothing is ever resampled.
+
+    `must_end`: texts that have not ended after `max_steps` get no weight, so that the target is that of texts which do;
+    without it they count as they stand.
 
     **Raises:** `ValueError` naming the setting that is out of range.
     """
@@ -82,11 +85,12 @@ class Settings:
     top_p: float | None = None
     min_p: float | None = None
     power: float | None = None
+    must_end: bool = False
 
     @property
     def weighs(self) -> bool:
         """Do texts have weights at all?"""
-        return self.target is not None or self.power is not None
+        return self.target is not None or self.power is not None or self.must_end
 
     def __post_init__(self) -> None:
         for name in ("num_particles", "max_steps", "max_step_tokens"):
@@ -189,7 +193,7 @@ def plan_for(
     check_particles(mesh, "num_particles", settings.num_particles)
     if reward is not None and particle_mesh(reward.params) != mesh:
         raise ValueError(f"reward model {reward.name!r} must be loaded on the mesh of language model {lm.name!r}")
-    plan = Plan(settings.max_steps, settings.max_step_tokens, lm.config.eos_token_ids, mesh)
+    plan = Plan(settings.max_steps, settings.max_step_tokens, lm.config.eos_token_ids, mesh, settings.must_end)
     ids, known = lm.pad(prompts)
     reading = None
     if isinstance(reward, StepRewardModel):

@@ -24,12 +24,14 @@ from ppl.smc import FeynmanKac
 
 class Plan(NamedTuple):
     """How solutions are cut into steps: at most `max_steps` steps of at most `max_step_tokens` tokens; `eos`: the
-    tokens that end a text; `mesh`: spreads particles over its axis `particles`."""
+    tokens that end a text; `mesh`: spreads particles over its axis `particles`; `must_end`: texts that have not ended
+    after the last step are dead."""
 
     max_steps: int
     max_step_tokens: int
     eos: tuple[int, ...]
     mesh: Mesh | None = None
+    must_end: bool = False
 
     @property
     def slots(self) -> int:
@@ -128,6 +130,9 @@ def solution_model(
                 # A finished text is absorbed: it keeps its weight while the others go on. Deciding it here, and not
                 # by `ppl.smc.absorb`, saves a select over both caches.
                 log_potential = log_potential + jnp.where(active, target(scored.log_odds, previous), 0.0)
+        if plan.must_end:
+            late = (u == plan.max_steps - 1) & ~writing.finished
+            log_potential = jnp.where(late, -jnp.inf, log_potential)
         return Solutions(
             writing, scored, place(state.tokens, new.tokens), place(state.written, new.written),
             state.log_prob + new.log_prob, state.log_proposal + new.log_proposal, log_odds,

@@ -102,6 +102,8 @@ def check(
             f"power={settings.power} needs both log-probabilities of every token, which a server does not give: load "
             "the model with ppl.lm.load"
         )
+    if settings.must_end and settings.target is None:
+        raise ValueError("must_end=True needs a target on a server, whose plain samples have no weights")
     return lm, LocalJudge(reward) if isinstance(reward, RewardModel | StepRewardModel) else reward
 
 
@@ -168,6 +170,8 @@ def text_model(lm: Endpoint, reward: Judge, library: _Library, settings: Setting
         counts = Ledger(asked.generated, asked.prompt, len(grown), read, 0.0)
         log_odds = jnp.asarray(newest)
         potential = jnp.where(active, target(log_odds, None if first else state.newest), 0.0)
+        if settings.must_end and int(u) == settings.max_steps - 1:
+            potential = jnp.where(finished, potential, -jnp.inf)
         return Texts(
             jnp.asarray(text), jnp.asarray(finished),
             state.log_prob + sums["log_prob"].astype(np.float32),

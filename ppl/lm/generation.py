@@ -41,6 +41,7 @@ def generate(
     num_samples: int,
     max_tokens: int,
     eos: tuple[int, ...],
+    must_end: bool = False,
     speculate: int = 0,
     grams: NGrams | None = None,
 ) -> tuple[Rows, NGrams | None]:
@@ -48,10 +49,12 @@ def generate(
     taught `ppl.lm.ngrams`, for the next call (None without speculation).
 
     **Arguments:** `prompts`, `known` [prompts, length]: ids padded on the right, and which are tokens, one at least;
-    `keys`: one a prompt, so that a prompt's samples do not hang on its neighbours; `speculate`: guesses a pass;
+    `keys`: one a prompt, so that a prompt's samples do not hang on its neighbours; `must_end`: the last token that
+    `max_tokens` lets a text have ends it; `speculate`: guesses a pass;
     `grams`: of an earlier call, which is used up.
     """
     table = None if stops is None else jnp.asarray(stops.table)
+    last = max_tokens - 1 if must_end else None
     mesh = particle_mesh(model.params)
     ids, known_ids = jnp.asarray(prompts, jnp.int32), jnp.asarray(known)
     prefix, rows, uniforms = _begin(model, ids, known_ids, keys, constraint, num_samples, max_tokens, mesh)
@@ -64,10 +67,10 @@ def generate(
         slots = min(max(_FIRST_SLOTS, 2 * done, speculate + 1), end)
         cache = _grow(model, cache, prefix, num_samples, slots, mesh)
         if drafts is None:
-            rows, cache = _write(model, prefix, rows, cache, uniforms, proposal, table, constraint, done, eos)
+            rows, cache = _write(model, prefix, rows, cache, uniforms, proposal, table, constraint, done, eos, last)
         else:
             rows, cache, drafts = write_ahead(
-                model, prefix, rows, cache, drafts, uniforms, proposal, table, constraint, eos, speculate
+                model, prefix, rows, cache, drafts, uniforms, proposal, table, constraint, eos, last, speculate
             )
         done = slots
         if done < end and bool(jnp.all(rows.ended)):
@@ -165,7 +168,7 @@ def _grow(
     return Cache(keys, values, put(cache.valid, new.valid, 1), cache.length)
 
 
-@partial(jax.jit, static_argnames=("constraint", "eos"), donate_argnames=("rows", "cache"))
+@partial(jax.jit, static_argnames=("constraint", "eos", "last"), donate_argnames=("rows", "cache"))
 def _write(
     model: Weights,
     prefix: Prefix,
@@ -177,11 +180,12 @@ def _write(
     constraint: Constraint | None,
     start: int | Int[Array, ""],
     eos: tuple[int, ...],
+    last: int | None = None,
 ) -> tuple[Rows, Cache]:
     """Draw tokens into slots from `start` on until the cache is full or every row has ended."""
     decoder: Decoder = nnx.merge(*model)
     slots = cache.valid.shape[1]
-    law = law_of_rows(rows.last.shape[0], proposal, table, constraint, eos)
+    law = law_of_rows(rows.last.shape[0], proposal, table, constraint, eos, last)
 
     def go_on(carry):
         slot, rows, _ = carry

@@ -178,6 +178,7 @@ class LanguageModel(Model):
         min_p: float | None = None,
         stop: Sequence[str] = (),
         constraint: Constraint | None = None,
+        must_end: bool = False,
         batch_size: int = ROWS_PER_CALL,
         speculate: int = 0,
     ) -> list[list[Completion]]:
@@ -193,6 +194,9 @@ class LanguageModel(Model):
         - `stop`: texts that end a continuation, found also across tokens; the text is cut before them, the tokens and
           their log-probabilities are not;
         - `constraint`: which tokens may come next, see `ppl.lm.Constraint`;
+        - `must_end`: the last token that `max_tokens` lets a text have is drawn from those that end it, so that
+          `log_prob - log_proposal` is a proper weight for the model's law of texts that end in time, whose normalising
+          constant, the mean weight, is the probability that one does;
         - `batch_size`: rows (prompts times samples) in one compiled call, which bounds memory;
         - `speculate`: tokens that are guessed and read in one pass of the decoder, 0 to 16, see `ppl.lm.speculation`.
           The texts are the same, made in fewer passes, of which each costs more; `passes` of a completion counts them.
@@ -206,6 +210,12 @@ class LanguageModel(Model):
         )  # fmt: skip
         rows = [self.encode(p) if isinstance(p, str) else [int(t) for t in p] for p in prompts]
         self._check_prompts(rows, max_tokens)
+        if must_end and not self.config.eos_token_ids:
+            raise ValueError(f"must_end=True: model {self.name!r} has no token that ends a text")
+        if must_end and constraint is not None:
+            raise ValueError(
+                "must_end=True with a constraint: let the constraint allow the end alone as the last token"
+            )
         if asked.key.ndim and asked.key.shape[0] != len(rows):
             raise ValueError(f"key: one, or one a prompt ({len(rows)}) is wanted, got {asked.key.shape[0]}")
         heat = np.broadcast_to(np.asarray(asked.proposal.temperature), len(rows))
@@ -228,7 +238,7 @@ class LanguageModel(Model):
                 Weights(self.graph, self.params), ids, known, keys,
                 asked.proposal._replace(temperature=jnp.asarray(heat[filled])), asked.stops, constraint,
                 num_samples=num_samples, max_tokens=max_tokens, eos=self.config.eos_token_ids,
-                speculate=asked.speculate, grams=grams,
+                must_end=must_end, speculate=asked.speculate, grams=grams,
             )  # fmt: skip
             texts = completions(out, num_samples, [partial(self.added_text, rows[i]) for i in filled], stop)
             for i, of_prompt in zip(chosen, texts, strict=False):
@@ -248,6 +258,7 @@ class LanguageModel(Model):
         min_p: float | None = None,
         stop: Sequence[str] = (),
         constraint: Constraint | None = None,
+        must_end: bool = False,
         batch_size: int = ROWS_PER_CALL,
         speculate: int = 0,
     ) -> Records:
@@ -259,8 +270,8 @@ class LanguageModel(Model):
         """
         found = self.complete(
             prompts, key, num_samples=num_samples, max_tokens=max_tokens, temperature=temperature, top_k=top_k,
-            top_p=top_p, min_p=min_p, stop=stop, constraint=constraint, batch_size=batch_size,
-            speculate=speculate,
+            top_p=top_p, min_p=min_p, stop=stop, constraint=constraint, must_end=must_end,
+            batch_size=batch_size, speculate=speculate,
         )  # fmt: skip
         return completion_records(prompts, found, [len(self.encode(prompt)) for prompt in prompts])
 

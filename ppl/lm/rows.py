@@ -56,13 +56,14 @@ class Law(NamedTuple):
     """What tokens are drawn from, and where texts end; the same for every token of a call.
 
     `proposal`: with a temperature for all rows or one a row; `table`: of `ppl.lm.stops.Stops`; `eos`: ids that end a
-    text.
+    text; `last`: the place of a text's last token, which is then one of `eos`, or None.
     """
 
     proposal: Proposal
     table: Int[Array, "states vocab"] | None
     constraint: Constraint | None
     eos: tuple[int, ...]
+    last: int | None
 
 
 def law_of_rows(
@@ -71,11 +72,12 @@ def law_of_rows(
     table: Int[Array, "states vocab"] | None,
     constraint: Constraint | None,
     eos: tuple[int, ...],
+    last: int | None,
 ) -> Law:
     """The law of `n` rows. A temperature a prompt is every sample's of it."""
     heat = jnp.asarray(proposal.temperature)
     proposal = proposal._replace(temperature=jnp.repeat(heat, n // heat.shape[0]) if heat.ndim else heat)
-    return Law(proposal, table, constraint, eos)
+    return Law(proposal, table, constraint, eos, last)
 
 
 def draw(
@@ -93,7 +95,11 @@ def draw(
     an array [n, max_tokens], for the rows that are active.
     """
     before = rows.constraint
-    log_q = log_density(law.proposal, log_p, None if law.constraint is None else law.constraint.allowed(before))
+    allowed = None if law.constraint is None else law.constraint.allowed(before)
+    if law.last is not None:
+        ending = (rows.length < law.last)[:, None] | jnp.isin(jnp.arange(log_p.shape[1]), jnp.asarray(law.eos))
+        allowed = ending if allowed is None else allowed & ending
+    log_q = log_density(law.proposal, log_p, allowed)
     token, *span = inverse_cdf_span(uniform, log_q)
     at = lambda log_law: jnp.take_along_axis(log_law, token[:, None], axis=1)[:, 0]  # noqa: E731
     stop = rows.stop if law.table is None else law.table[rows.stop, token].astype(jnp.int32)

@@ -55,7 +55,9 @@ def start_drafts(
     return Drafts(jnp.repeat(recent, num_samples, axis=0), grams)
 
 
-@partial(jax.jit, static_argnames=("constraint", "eos", "speculate"), donate_argnames=("rows", "cache", "drafts"))
+@partial(
+    jax.jit, static_argnames=("constraint", "eos", "last", "speculate"), donate_argnames=("rows", "cache", "drafts")
+)
 def write_ahead(
     model: Weights,
     prefix: Prefix,
@@ -67,6 +69,7 @@ def write_ahead(
     table: Int[Array, "states vocab"] | None,
     constraint: Constraint | None,
     eos: tuple[int, ...],
+    last: int | None,
     speculate: int,
 ) -> tuple[Rows, Cache, Drafts]:
     """Draw tokens, some a pass, until the next pass of some row has no room in the cache or every row has ended.
@@ -76,7 +79,7 @@ def write_ahead(
     """
     decoder: Decoder = nnx.merge(*model)
     slots, (most, n) = cache.valid.shape[1], uniforms.shape
-    law = law_of_rows(n, proposal, table, constraint, eos)
+    law = law_of_rows(n, proposal, table, constraint, eos, last)
     every, before = jnp.arange(n), prefix.length(n)
 
     def unfinished(rows):

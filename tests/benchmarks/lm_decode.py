@@ -32,7 +32,7 @@ def write_model(shape: str, folder: Path, dtype: str) -> int:
     import jax
     import jax.numpy as jnp
     from flax import nnx
-    from tokenizers import Tokenizer, models
+    from tokenizers import Tokenizer, models, pre_tokenizers
 
     from ppl.lm import save_folder
     from ppl.lm.config import DecoderConfig
@@ -42,6 +42,7 @@ def write_model(shape: str, folder: Path, dtype: str) -> int:
     config = DecoderConfig(vocab, width, inner, layers, heads, kv, 1024, dim, tie_word_embeddings=tied, qkv_bias=False)
     decoder = Decoder(config, rngs=nnx.Rngs(0))
     words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(vocab)}, unk_token="w3"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     save_folder(folder, decoder, words, dtype=jnp.dtype(dtype))
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(decoder)))
 

@@ -156,6 +156,22 @@ def test_a_power_of_the_model_is_hit_from_any_temperature(models, texts, power, 
         assert distance(np.exp(texts.log_prob), unnormalised / unnormalised.sum()) > 0.1
 
 
+def test_texts_that_must_end_are_those_that_do(models, texts):
+    lm, reward = models
+    prompt = jnp.asarray(tiny.PROMPT), jnp.asarray(tiny.KNOWN)
+    model = solution_model(
+        lm, Judge(reward, *prompt), TARGETS["product"], *prompt, Proposal(), tiny.PLAN._replace(must_end=True),
+        tiny.NEWLINE,
+    )  # fmt: skip
+    run = particle_filter(jax.random.key(2), model, None, 20_000, Policy(), num_steps=tiny.PLAN.max_steps - 1)
+    ended = (np.where(texts.written, texts.tokens, -1) == tiny.EOS).any(axis=1)
+    unnormalised = np.where(ended, np.exp(texts.log_weight("product")), 0)
+    assert 0.05 < unnormalised.sum() / np.exp(texts.log_weight("product")).sum() < 0.95
+    law = law_of(texts, run.log_weights, run.particles.tokens, run.particles.written)
+    assert distance(law, unnormalised / unnormalised.sum()) < 0.03
+    assert run.log_evidence == pytest.approx(np.log(unnormalised.sum()), abs=0.05)
+
+
 @pytest.fixture(scope="module")
 def plain(models):
     return system(models, None, 20_000, Policy("never"))

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -72,6 +73,37 @@ def test_next_tokens_have_the_exact_law(lm):
         starts = [one.tokens[0] for one in found if len(one.tokens) > 1]
         common = max(set(starts), key=starts.count)
         agree([o.tokens[1] for o in found if o.tokens[0] == common], law(jnp.append(ids, common)[None]))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_texts_that_must_end_have_proper_weights(lm, temperature):
+    """Their mean weight is the probability that a text of the model ends in two tokens, by enumeration."""
+    (found,) = lm.complete(
+        PROMPTS[:1], 5, num_samples=4000, max_tokens=2, batch_size=8000, temperature=temperature, must_end=True
+    )
+    decoder, end = nnx.merge(lm.graph, lm.params), lm.config.eos_token_id
+    ids, vocab = lm.encode(PROMPTS[0]), lm.config.vocab_size
+    rows = jnp.asarray([[*ids, token] for token in range(vocab)], jnp.int32)
+    law = np.exp(np.asarray(jax.nn.log_softmax(logits(decoder, rows)[:, -2:]), np.float64))
+    first, then = law[0, 0], law[:, 1, end]
+    inside = first[end] + sum(first[token] * then[token] for token in range(vocab) if token != end)
+    weights = np.array([np.exp(sum(one.log_probs) - sum(one.log_proposals)) for one in found])
+    assert abs(weights.mean() - inside) < 4.5 * weights.std() / len(found) ** 0.5
+    assert {one.tokens[-1] for one in found} == {end}
+    assert {one.finish for one in found} == {"stop"}
+    # Weighted, the first token has its law given an end in time.
+    exact = first * then / inside
+    exact[end] = first[end] / inside
+    mass = np.bincount([one.tokens[0] for one in found], weights=weights, minlength=vocab) / weights.sum()
+    assert np.abs(mass - exact).sum() < 2 * np.sqrt(exact * (weights**2).sum()).sum() / weights.sum()
+
+
+def test_an_end_must_be_possible(lm):
+    with pytest.raises(ValueError, match="must_end=True with a constraint"):
+        lm.complete(PROMPTS, 0, max_tokens=4, must_end=True, constraint=Alternating())
+    endless = replace(lm, config=replace(lm.config, eos_token_id=()))
+    with pytest.raises(ValueError, match="must_end=True: model 'toy' has no token that ends a text"):
+        endless.complete(PROMPTS, 0, max_tokens=4, must_end=True)
 
 
 def agree(tokens, law):

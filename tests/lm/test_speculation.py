@@ -38,7 +38,7 @@ def both(model, prompts, key, speculate, **options):
     [
         (1, {}), (3, {}), (16, {}), (3, {"temperature": 0.0}), (3, {"temperature": [0.0, 0.6, 1.7]}),
         (1, {"top_k": 3, "temperature": 0.7}), (3, {"top_p": 0.7}), (3, {"min_p": 0.2}),
-        (3, {"stop": [" + ", "\n"]}),
+        (3, {"stop": [" + ", "\n"]}), (3, {"must_end": True, "temperature": 1.7}),
     ],
     ids=str,
 )  # fmt: skip
