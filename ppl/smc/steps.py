@@ -54,7 +54,7 @@ def resample(
         ancestors = how(key, log_drawn, num)
         ratio = jnp.where(is_dead(log_drawn), -jnp.inf, log_weights - log_drawn)
         carried = ratio[ancestors] + logmeanexp(log_drawn)
-    state = jax.tree.map(lambda x: x[ancestors], state)
+    state = _taken(state, ancestors)
     return Weighted(state, carried, descend(genealogy, log_weights, ancestors, carried)), ancestors
 
 
@@ -62,7 +62,7 @@ def arranged(key: Key[Array, ""], arrange: Arrange, weighted: Weighted, u: Input
     """A weighted generation in the order its model wants, and which particle came to stand in each slot."""
     state, log_weights, genealogy = weighted
     order = arrange(key, log_weights, state, u)
-    state = jax.tree.map(lambda x: x[order], state)
+    state = _taken(state, order)
     genealogy = eqx.tree_at(lambda g: g.eve, genealogy, genealogy.eve[order])
     return Weighted(state, log_weights[order], genealogy), order
 
@@ -70,6 +70,12 @@ def arranged(key: Key[Array, ""], arrange: Arrange, weighted: Weighted, u: Input
 def through(order: Int[Array, " n"], ancestors: Int[Array, " num"]) -> Int[Array, " num"]:
     """Ancestors among arranged particles as indices before they were arranged; -1 (no ancestor) stays."""
     return jnp.where(ancestors < 0, ancestors, order[ancestors])
+
+
+def _taken(state: State, places: Int[Array, " num"]) -> State:
+    """The particles at some places, which are in range: clipping them costs nothing, where the select that filling in
+    would take reads and writes every particle once more."""
+    return jax.tree.map(lambda x: x.at[places].get(mode="clip"), state)
 
 
 def _equal(log_weights: Float[Array, " n"], num: int) -> Float[Array, " num"]:

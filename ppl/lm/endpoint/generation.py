@@ -170,7 +170,7 @@ class Endpoint:
         - `temperature`: at least 0, where 0 takes the likeliest token; `top_k`, `top_p`, `min_p`: None for no cut;
         - `stop`: strings that end a text, and are not part of it.
 
-        **Returns:** [prompts][num_samples].
+        **Returns:** `[prompts][num_samples]`.
         **Raises:** `ValueError` naming the argument that is out of range; `EndpointError` for a request that failed.
         """
         answers = self.ask(
@@ -197,7 +197,7 @@ class Endpoint:
 
         **Arguments:** `messages`: a conversation (mappings with `role` and `content`) or several; the others as
         `complete`.
-        **Returns:** [conversations][num_samples].
+        **Returns:** `[conversations][num_samples]`.
         **Raises:** as `complete`.
         """
         conversations = [messages] if messages and isinstance(messages[0], Mapping) else messages
