@@ -103,9 +103,9 @@ class Attention(nnx.Module):
         width, dim, kv = config.hidden_size, config.head_dim, config.num_key_value_heads
         group = config.num_attention_heads // kv
         # Queries of a group, its key and its value side by side, so that one product makes all three.
-        self.qkv = _matrix(rngs, (width, kv, group + 2, dim), width)
+        self.qkv = _map(rngs, (kv, group + 2, dim), width)
         self.qkv_bias = nnx.Param(jnp.zeros((kv, group + 2, dim))) if config.qkv_bias else None
-        self.out = _matrix(rngs, (kv * group * dim, width), 2 * config.num_hidden_layers * width)
+        self.out = _map(rngs, (width,), kv * group * dim, 2 * config.num_hidden_layers * width)
         self.out_bias = nnx.Param(jnp.zeros(width)) if config.out_bias else None
         self.q_norm = Norm(config, dim) if config.qk_norm else None
         self.k_norm = Norm(config, dim) if config.qk_norm else None
@@ -122,8 +122,8 @@ class Attention(nnx.Module):
         slot: int | Int[Array, ""] | Int[Array, " batch"],
     ) -> tuple[Float[Array, "batch query width"], tuple[Array, Array]]:
         batch, query, _ = x.shape
-        _, kv, sizes, dim = self.qkv.shape
-        made = jnp.einsum("bqw,wkgd->bqkgd", x, self.qkv[...])
+        kv, sizes, dim, _ = self.qkv.shape
+        made = _through(self.qkv[...], x)
         if self.qkv_bias is not None:
             made = made + self.qkv_bias[...]
         # [batch, kv_heads, group, query, dim]: a contiguous product for each head. With heads inside of slots, as the
@@ -150,7 +150,7 @@ class Attention(nnx.Module):
             mixed = mixed + jnp.einsum("bkgqs,bksd->bqkgd", weights[..., split:], v)
         else:
             mixed = jnp.einsum("bkgqs,bksd->bqkgd", jax.nn.softmax(scores, axis=-1).astype(x.dtype), v)
-        out = mixed.reshape(batch, query, kv * (sizes - 2) * dim) @ self.out[...]
+        out = _through(self.out[...], mixed.reshape(batch, query, kv * (sizes - 2) * dim))
         return (out if self.out_bias is None else out + self.out_bias[...]), (k, v)
 
     def _masked(self, scores: Array, mask: Array) -> Array:
@@ -166,18 +166,19 @@ class Mlp(nnx.Module):
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
         width, inner, maps = config.hidden_size, config.intermediate_size, 2 if config.gated else 1
-        self.up = _matrix(rngs, (width, maps, inner), width)
+        self.up = _map(rngs, (maps, inner), width)
         self.up_bias = nnx.Param(jnp.zeros((maps, inner))) if config.mlp_bias else None
-        self.down = _matrix(rngs, (inner, width), 2 * config.num_hidden_layers * inner)
+        self.down = _map(rngs, (width,), inner, 2 * config.num_hidden_layers * inner)
         self.down_bias = nnx.Param(jnp.zeros(width)) if config.mlp_bias else None
         self.activation = config.activation
 
     def __call__(self, x: Float[Array, "batch query width"]) -> Float[Array, "batch query width"]:
-        made = jnp.einsum("bqw,wmi->bqmi", x, self.up[...])
+        made = _through(self.up[...], x)
         if self.up_bias is not None:
             made = made + self.up_bias[...]
         inner = _ACTIVATIONS[self.activation](made[:, :, 0])
-        out = (inner * made[:, :, 1] if made.shape[2] == 2 else inner) @ self.down[...]
+        inner = inner * made[:, :, 1] if made.shape[2] == 2 else inner
+        out = _through(self.down[...], inner)
         return out if self.down_bias is None else out + self.down_bias[...]
 
 
@@ -216,7 +217,7 @@ class Decoder(nnx.Module):
             self.score = _matrix(rngs, (width, config.num_labels), width)
             self.score_bias = nnx.Param(jnp.zeros(config.num_labels)) if config.score_bias else None
         elif not config.tie_word_embeddings:
-            self.head = _matrix(rngs, (width, config.vocab_size), width)
+            self.head = _map(rngs, (config.vocab_size,), width)
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -275,10 +276,8 @@ class Decoder(nnx.Module):
 
     def logits(self, hidden: Float[Array, "*batch width"]) -> Float[Array, "*batch vocab"]:
         """Next-token logits, float32."""
-        if self.config.tie_word_embeddings:
-            out = jnp.einsum("...w,vw->...v", hidden, self.embed_tokens[...], preferred_element_type=jnp.float32)
-        else:
-            out = jnp.einsum("...w,wv->...v", hidden, self.head[...], preferred_element_type=jnp.float32)
+        head = self.embed_tokens if self.config.tie_word_embeddings else self.head
+        out = jnp.einsum("...w,vw->...v", hidden, head[...], preferred_element_type=jnp.float32)
         cap = self.config.logit_softcap
         return out if cap is None else cap * jnp.tanh(out / cap)
 
@@ -327,3 +326,18 @@ def _put(past: Array, new: Array, slot: int | Int[Array, ""] | Int[Array, " batc
 
 def _matrix(rngs: nnx.Rngs, shape: tuple[int, ...], variance_of: int) -> nnx.Param:
     return nnx.Param(variance_of**-0.5 * jax.random.normal(rngs.params(), shape))
+
+
+def _map(rngs: nnx.Rngs, outputs: tuple[int, ...], inputs: int, variance_of: int | None = None) -> nnx.Param:
+    """A linear map [*outputs, inputs], as checkpoints of PyTorch store it.
+
+    A product with few rows waits for its weights, and on a CPU this order is read up to twice as fast as the other.
+    """
+    drawn = jax.random.normal(rngs.params(), (inputs, *outputs))
+    return nnx.Param((variance_of or inputs) ** -0.5 * jnp.moveaxis(drawn, 0, -1))
+
+
+def _through(weight: Float[Array, "*outputs inputs"], x: Float[Array, "batch query inputs"]) -> Array:
+    """[batch, query, *outputs]. By a matrix: a weight of more axes the CPU's compiler turns round at every product."""
+    out = jnp.einsum("bqi,oi->bqo", x, weight.reshape(-1, weight.shape[-1]))
+    return out.reshape(*x.shape[:-1], *weight.shape[:-1])

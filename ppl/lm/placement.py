@@ -16,7 +16,7 @@ Tree = TypeVar("Tree")
 
 # Which axis of an array is split when tensors are: key heads with their queries, the inner width, the vocabulary.
 _SPLIT_AXIS = {
-    "qkv": 1, "qkv_bias": 0, "out": 0, "up": 2, "up_bias": 1, "down": 0, "embed_tokens": 0, "head": 1,
+    "qkv": 0, "qkv_bias": 0, "out": 1, "up": 1, "up_bias": 1, "down": 1, "embed_tokens": 0, "head": 0,
 }  # fmt: skip
 
 

@@ -38,9 +38,9 @@ def _as_is(name: str, *shape: int) -> Entry:
     return Entry((name,), (shape,), lambda pieces: pieces[0], lambda array: [array])
 
 
-def _turned(name: str, outputs: int, inputs: int) -> Entry:
-    """A linear map, which PyTorch stores [out, in] and we hold [in, out]."""
-    return Entry((name,), ((outputs, inputs),), lambda pieces: pieces[0].T, lambda array: [array.T])
+def _turned(name: str, *shape: int) -> Entry:
+    """A linear map that the checkpoint stores the other way round."""
+    return Entry((name,), (shape,), lambda pieces: pieces[0].T, lambda array: [array.T])
 
 
 def _llama_like(config: DecoderConfig) -> dict[Path, Entry]:
@@ -56,19 +56,11 @@ def _llama_like(config: DecoderConfig) -> dict[Path, Entry]:
     # Queries that share a key head, that key head and its value head lie side by side: a shard of key heads is whole.
     def join_heads(pieces: Sequence[np.ndarray]) -> np.ndarray:
         q, k, v = (p.reshape(kv, -1, dim, *p.shape[1:]) for p in pieces)
-        joined = np.concatenate([q, k, v], axis=1)
-        return joined if joined.ndim == 3 else np.moveaxis(joined, -1, 0)
+        return np.concatenate([q, k, v], axis=1)
 
     def split_heads(array: np.ndarray) -> list[np.ndarray]:
-        stored = array if array.ndim == 3 else np.moveaxis(array, 0, -1)
-        parts = np.split(stored, [group, group + 1], axis=1)
+        parts = np.split(array, [group, group + 1], axis=1)
         return [part.reshape(-1, *part.shape[3:]) for part in parts]
-
-    def join_gate(pieces: Sequence[np.ndarray]) -> np.ndarray:
-        return np.moveaxis(np.stack(pieces), -1, 0) if pieces[0].ndim == 2 else np.stack(pieces)
-
-    def split_gate(array: np.ndarray) -> list[np.ndarray]:
-        return list(np.moveaxis(array, 0, -1)) if array.ndim == 3 else list(array)
 
     for i in range(config.num_hidden_layers):
         at, ours = f"model.layers.{i}.", ("layers", i)
@@ -77,7 +69,7 @@ def _llama_like(config: DecoderConfig) -> dict[Path, Entry]:
         found[*ours, "attention", "qkv"] = Entry(
             tuple(f"{name}.weight" for name in names), tuple((size, width) for size in heads), join_heads, split_heads
         )
-        found[*ours, "attention", "out"] = _turned(f"{attn}o_proj.weight", width, heads[0])
+        found[*ours, "attention", "out"] = _as_is(f"{attn}o_proj.weight", width, heads[0])
         if config.qkv_bias:
             found[*ours, "attention", "qkv_bias"] = Entry(
                 tuple(f"{name}.bias" for name in names), tuple((size,) for size in heads), join_heads, split_heads
@@ -89,12 +81,12 @@ def _llama_like(config: DecoderConfig) -> dict[Path, Entry]:
                 found[*ours, "attention", part, "scale"] = _as_is(f"{attn}{part}.weight", dim)
         gate = tuple(f"{at}mlp.{part}_proj" for part in ("gate", "up"))
         found[*ours, "mlp", "up"] = Entry(
-            tuple(f"{name}.weight" for name in gate), ((inner, width),) * 2, join_gate, split_gate
+            tuple(f"{name}.weight" for name in gate), ((inner, width),) * 2, np.stack, list
         )
-        found[*ours, "mlp", "down"] = _turned(f"{at}mlp.down_proj.weight", width, inner)
+        found[*ours, "mlp", "down"] = _as_is(f"{at}mlp.down_proj.weight", width, inner)
         if config.mlp_bias:
             found[*ours, "mlp", "up_bias"] = Entry(
-                tuple(f"{name}.bias" for name in gate), ((inner,),) * 2, join_gate, split_gate
+                tuple(f"{name}.bias" for name in gate), ((inner,),) * 2, np.stack, list
             )
             found[*ours, "mlp", "down_bias"] = _as_is(f"{at}mlp.down_proj.bias", width)
         norms = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
@@ -111,17 +103,18 @@ def _llama_like(config: DecoderConfig) -> dict[Path, Entry]:
 def _gpt2(config: DecoderConfig) -> dict[Path, Entry]:
     width, inner, dim, heads = config.hidden_size, config.intermediate_size, config.head_dim, config.num_attention_heads
 
-    # One array for queries, keys and values, [in, out] already, each of them with all heads.
+    # One array for queries, keys and values, each of them with all heads. GPT-2 stores its linear maps [in, out].
     def join(pieces: Sequence[np.ndarray]) -> np.ndarray:
-        return pieces[0].reshape(*pieces[0].shape[:-1], 3, heads, dim).swapaxes(-3, -2)
+        outputs = pieces[0].T
+        return outputs.reshape(3, heads, dim, *outputs.shape[1:]).swapaxes(0, 1)
 
     def split(array: np.ndarray) -> list[np.ndarray]:
-        stored = array.swapaxes(-3, -2)
-        return [stored.reshape(*stored.shape[:-3], 3 * width)]
+        stored = array.swapaxes(0, 1)
+        return [stored.reshape(3 * width, *stored.shape[3:]).T]
 
     def single(name: str, *shape: int) -> Entry:
         """The feed-forward layer's first map: no gate beside it."""
-        return Entry((name,), (shape,), lambda p: p[0][..., None, :], lambda array: [array[..., 0, :]])
+        return Entry((name,), (shape,), lambda p: p[0].T[None], lambda array: [array[0].T])
 
     found: dict[Path, Entry] = {
         ("embed_tokens",): _as_is("transformer.wte.weight", config.vocab_size, width),
@@ -132,11 +125,11 @@ def _gpt2(config: DecoderConfig) -> dict[Path, Entry]:
         at, ours = f"transformer.h.{i}.", ("layers", i)
         found[*ours, "attention", "qkv"] = Entry((f"{at}attn.c_attn.weight",), ((width, 3 * width),), join, split)
         found[*ours, "attention", "qkv_bias"] = Entry((f"{at}attn.c_attn.bias",), ((3 * width,),), join, split)
-        found[*ours, "attention", "out"] = _as_is(f"{at}attn.c_proj.weight", width, width)
+        found[*ours, "attention", "out"] = _turned(f"{at}attn.c_proj.weight", width, width)
         found[*ours, "attention", "out_bias"] = _as_is(f"{at}attn.c_proj.bias", width)
         found[*ours, "mlp", "up"] = single(f"{at}mlp.c_fc.weight", width, inner)
         found[*ours, "mlp", "up_bias"] = single(f"{at}mlp.c_fc.bias", inner)
-        found[*ours, "mlp", "down"] = _as_is(f"{at}mlp.c_proj.weight", inner, width)
+        found[*ours, "mlp", "down"] = _turned(f"{at}mlp.c_proj.weight", inner, width)
         found[*ours, "mlp", "down_bias"] = _as_is(f"{at}mlp.c_proj.bias", width)
         norms |= {(*ours, "attention_norm"): f"h.{i}.ln_1", (*ours, "mlp_norm"): f"h.{i}.ln_2"}
     for path, name in norms.items():
@@ -148,7 +141,7 @@ def _gpt2(config: DecoderConfig) -> dict[Path, Entry]:
 def _heads(config: DecoderConfig) -> dict[Path, Entry]:
     width, labels = config.hidden_size, config.num_labels
     if not labels:
-        return {} if config.tie_word_embeddings else {("head",): _turned("lm_head.weight", config.vocab_size, width)}
+        return {} if config.tie_word_embeddings else {("head",): _as_is("lm_head.weight", config.vocab_size, width)}
     if config.score_hidden:
         return {
             ("score_hidden",): _turned("score.0.weight", width, width),

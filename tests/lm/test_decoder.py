@@ -143,9 +143,9 @@ def test_grouped_heads_equal_repeated_key_heads():
     def widened(path, leaf):
         value = flat[path].get_value()
         if path[-1] == "qkv":
-            q, k, v = value[:, :, :2], value[:, :, 2], value[:, :, 3]
-            repeated = jnp.repeat(k, 2, axis=1), jnp.repeat(v, 2, axis=1)
-            value = jnp.stack([q.reshape(repeated[0].shape), *repeated], axis=2)
+            q, k, v = value[:, :2], value[:, 2], value[:, 3]
+            repeated = jnp.repeat(k, 2, axis=0), jnp.repeat(v, 2, axis=0)
+            value = jnp.stack([q.reshape(repeated[0].shape), *repeated], axis=1)
         assert value.shape == leaf.get_value().shape
         return leaf.replace(value)
 

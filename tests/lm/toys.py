@@ -38,11 +38,15 @@ def toy_decoder(seed: int = 0, **changes) -> Decoder:
     rng = np.random.default_rng(seed)
     graph, shapes = nnx.split(nnx.eval_shape(lambda: Decoder(toy_config(**changes), rngs=nnx.Rngs(0))))
 
-    def fill(leaf):
+    def fill(path, leaf):
         spread = 0.3 if leaf.ndim == 1 else 1.7 * toy_config(**changes).hidden_size ** -0.5
-        return jnp.asarray((leaf.ndim == 1) + spread * rng.normal(size=leaf.shape), jnp.float32)
+        # Linear maps [*outputs, inputs] are drawn with their inputs first.
+        turned = any(name in jax.tree_util.keystr(path) for name in ("'qkv'", "'out'", "'up'", "'down'", "'head'"))
+        drawn = rng.normal(size=np.roll(leaf.shape, 1) if turned else leaf.shape)
+        drawn = np.moveaxis(drawn, 0, -1) if turned else drawn
+        return jnp.asarray((leaf.ndim == 1) + spread * drawn, jnp.float32)
 
-    return nnx.merge(graph, jax.tree.map(fill, shapes))
+    return nnx.merge(graph, jax.tree_util.tree_map_with_path(fill, shapes))
 
 
 def full_logits(decoder: Decoder, tokens) -> jax.Array:
