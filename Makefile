@@ -60,10 +60,13 @@ lint: $(VENV)/.stamp-dev  ## style, types and layers
 docs: $(VENV)/.stamp-dev  ## build the documentation into site/, strictly
 	$(BIN)/zensical build --strict --clean
 
-bench: $(VENV)/.stamp-dev  ## particle filter, risk posterior, ppl.infer beside peers
+bench: $(VENV)/.stamp-dev  ## particle filter, risk posterior, ppl.infer and language models beside peers
 	$(BIN)/python tests/benchmarks/particle_filter.py
 	$(BIN)/python tests/benchmarks/risk_speed.py
 	$(BIN)/python tests/benchmarks/inference_speed.py
+	$(BIN)/python tests/benchmarks/lm_decode.py
+	$(BIN)/python tests/benchmarks/lm_particles.py
+	$(BIN)/python tests/benchmarks/speculation.py
 
 calibration: $(VENV)/.stamp-dev  ## accuracy and coverage in long runs: risk.fit, ppl.infer against references
 	XLA_FLAGS=--xla_backend_optimization_level=3 $(BIN)/python -m pytest -m calibration
