@@ -10,22 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from ppl.lm import generation, load
+from ppl.lm import generation
 from ppl.lm.decoder import Decoder
 from ppl.lm.proposals import Proposal, log_density
 from ppl.lm.stops import HIT, Stops, stop_table, token_bytes
 from ppl.lm.tokenizer import load_tokenizer
-from tests.lm.toys import NEWLINE, TOKENIZER, toy_config, write_toy_folder
+from tests.lm.toys import NEWLINE, TOKENIZER, toy_config
 
 GOLDEN = Path(__file__).parent / "golden" / "checkpoints"
 PROMPTS = ["Numbers: 4 6", "Target: 9", "4 + 5 = 9 left: 9 \n"]
-
-
-@pytest.fixture(scope="module")
-def lm(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("lm") / "toy"
-    write_toy_folder(folder)
-    return load(folder)
 
 
 SETTINGS = [

@@ -3,18 +3,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ppl.lm import likelihood, load
-from tests.lm.toys import full_logits, write_toy_folder
+from ppl.lm import likelihood
+from tests.lm.toys import full_logits
 
 PROMPTS = ["Numbers: 4 6", "Target: 9", "", "4 + 5 = 9 left: 9 \n"]
 TEXTS = [" 2 Target: 3", "", "4 5", " 4 = 4 \n left: 4 4 4"]
-
-
-@pytest.fixture(scope="module")
-def lm(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("lm") / "toy"
-    write_toy_folder(folder)
-    return load(folder)
 
 
 def test_a_texts_tokens_have_the_probabilities_of_a_full_pass(lm):

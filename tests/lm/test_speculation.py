@@ -16,13 +16,6 @@ GAMES = ["Numbers: 4 5 6 10 Target: 24 \n", "Numbers: 3 3 8 8 Target: 24 \n", "N
 
 
 @pytest.fixture(scope="module")
-def lm(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("lm") / "toy"
-    write_toy_folder(folder)
-    return load(folder)
-
-
-@pytest.fixture(scope="module")
 def countdown():
     return load("countdown")
 

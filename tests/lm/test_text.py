@@ -10,17 +10,9 @@ from scipy.special import logsumexp
 from scipy.stats import chisquare
 
 from ppl.inference import infer
-from ppl.lm import Text, load
-from tests.lm.toys import write_toy_folder
+from ppl.lm import Text
 
 PROMPTS = ("Numbers: 4 6 8", "Target: 9", "4 + 5 = 9 left: 9 \n")
-
-
-@pytest.fixture(scope="module")
-def lm(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("lm") / "toy"
-    write_toy_folder(folder)
-    return load(folder)
 
 
 def every_text(lm, length):
