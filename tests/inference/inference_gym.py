@@ -34,7 +34,12 @@ def data(name):
 
 
 def reference(name):
-    """`{site: {"mean", "sd", "mcse_mean"}}` as arrays of the site's shape."""
+    """`{site: {"mean", "sd", "mcse_mean"}}` as arrays of the site's shape.
+
+    What the gym publishes for the log intensities of the Cox process is of the same counts at other places: its largest
+    mean (5.24, for a count of 197) is at place 29, the 197 at place 80, and the smallest and the 29 at 65 and 93, in
+    its own files, too. In order of size they are right.
+    """
     if name == UNKNOWN_SCALES:
         return exact_brownian_motion()[0]
     return {
@@ -236,12 +241,13 @@ def stochastic_volatility(centered_returns):
 def cox_process(locations, extents, counts):
     amplitude = numpyro.sample("amplitude", dist.LogNormal(-1, 0.5))
     length_scale = numpyro.sample("length_scale", dist.LogNormal(-1, 1))
-    z = numpyro.sample("z", dist.Normal(0, 1).expand(counts.shape).to_event(1))
     squares = jnp.sum((locations[:, None] - locations) ** 2, axis=-1)
     away = jnp.sqrt(3 * jnp.where(squares > 0, squares, 1)) * (squares > 0) / (length_scale + 0.001)
     kernel = (amplitude + 0.001) ** 2 * (1 + away) * jnp.exp(-away) + 1e-6 * jnp.eye(counts.shape[0])
+    # Centred: a count of 100 says ten times what the prior says of its intensity.
+    field = dist.MultivariateNormal(jnp.zeros(counts.shape), scale_tril=jnp.linalg.cholesky(kernel))
     mean = jnp.mean(jnp.log(counts / extents))
-    log_intensity = numpyro.deterministic("log_intensity", mean + jnp.linalg.cholesky(kernel) @ z)
+    log_intensity = numpyro.deterministic("log_intensity", mean + numpyro.sample("field", field))
     numpyro.sample("counts", dist.Poisson(extents * jnp.exp(log_intensity)), obs=counts)
 
 
