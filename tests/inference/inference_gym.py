@@ -63,8 +63,8 @@ def exact_brownian_motion():
 
     What the gym publishes is wrong, by many of its own standard errors: innovation scale 0.1198 (sd 0.0467) where it is
     0.1155 (0.0403), observation scale 0.1011 (0.0444) where it is 0.1127 (0.0375), means of the path by up to 0.12 sd
-    and 15 standard errors. Its run was in the neck at small observation scales, where the path is nailed to the data,
-    more often than it should be.
+    and 15 standard errors.
+    (Perhaps by the neck at small observation scales, where the path is nailed to the data; why was not looked into.)
 
     A grid over both log scales, as even as the trapezoidal rule wants it; 200 points an axis and 400 agree to 1e-9.
     """
@@ -184,7 +184,7 @@ def lorenz_bridge_by_filters():
     with 50,000 particles had log evidence -30.076 and -30.090, means of the log innovation scale -0.893 and -0.882.)
 
     The gym publishes 0.812 (standard error 0.018) for the mean innovation scale, where those two grids have 0.729 and
-    0.743 (sd 0.96): the tail is long, with a shoulder near 4, and Stan's chains were in it too often. Hence its log.
+    0.743 (sd 0.96): the tail is long, with a shoulder near 4. Hence its log.
     """
     name = "convection_lorenz_bridge_unknown_scales"
     space = StateSpace(Program(lorenz_bridge_as_states, (), data(name)))
