@@ -45,7 +45,8 @@ def test_the_quadrature_has_the_evidence_of_the_program():
 @pytest.mark.parametrize("name", SMOOTH)
 def test_nuts_has_the_means_and_sds_of_the_ground_truth(name):
     post = infer(MODELS[name], **data(name), method=NUTS(target_accept=0.95), key=1, draws=2000)
-    # Volatilities with innovations as latent sites: 73 of 8000 draws diverged, and the moments are right.
+    # Volatilities with innovations as latent sites: 73 of 8000 draws diverged in the run that this allowance was made
+    # after, so it only guards against many more; it is the moments that are tested.
     check_chains(post, name, diverging=160 if "volatility" in name else 0)
 
 
