@@ -16,7 +16,7 @@ from ppl.cost import Ledger
 from ppl.decode.particles import Judge, Plan, Solutions, solution_model
 from ppl.decode.targets import TARGETS, target_named
 from ppl.lm import Frame, LanguageModel, Proposal, RewardModel, StepRewardModel
-from ppl.lm.model import padded
+from ppl.lm.padding import padded
 from ppl.lm.placement import check_particles, gathered, particle_mesh
 from ppl.lm.proposals import check_proposal
 from ppl.lm.scoring import read_prompt_scored, score_step, start_scoring, step_slots

@@ -7,6 +7,7 @@ import numpy as np
 
 from ppl.lm import RewardModel, StepRewardModel
 from ppl.lm.endpoint.reward import Judged
+from ppl.lm.padding import filled
 
 
 class LocalJudge(NamedTuple):
@@ -27,15 +28,14 @@ class LocalJudge(NamedTuple):
 
         **Raises:** `ValueError` as the model's `score`.
         """
-        pairs = list(dict.fromkeys(zip(prompts, prefixes, strict=True)))
+        asked = list(zip(prompts, prefixes, strict=True))
+        found = dict.fromkeys(asked, 0.5)
+        pairs = list(found)
         if isinstance(self.model, StepRewardModel):
             blank = self.model.step_delimiter
             pairs = [pair for pair in pairs if pair[1].replace(blank, "").strip()]
-        found = dict.fromkeys(zip(prompts, prefixes, strict=True), 0.5)
         if pairs:
-            # Few numbers of rows compile.
-            filled = pairs + [pairs[0]] * (2 ** (len(pairs) - 1).bit_length() - len(pairs))
-            scores = self.model.score([prompt for prompt, _ in filled], [prefix for _, prefix in filled])
+            scores = self.model.score(*map(list, zip(*filled(pairs), strict=True)))
             found |= dict(zip(pairs, scores[: len(pairs)].tolist(), strict=True))
         tokens = sum(len(self.model.encode(prompt + prefix)) for prompt, prefix in pairs)
-        return Judged(np.array([found[pair] for pair in zip(prompts, prefixes, strict=True)]), tokens)
+        return Judged(np.array([found[pair] for pair in asked]), tokens)

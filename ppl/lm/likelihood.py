@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ppl.lm.decoder import Decoder
+from ppl.lm.padding import padded
 
 _LOGITS = 1 << 26  # entries that are in memory at once: a vocabulary of 150 thousand takes 2.5 GB for 4,096 tokens
 
@@ -41,7 +42,7 @@ def next_log_probs(
 def text_log_probs(
     encode: Callable[[str], list[int]],
     log_probs: Callable[[Int[np.ndarray, "batch length"]], Float[Array, "batch length-1"]],
-    pad: Callable[[Sequence[Sequence[int]]], Int[np.ndarray, "batch length"]],
+    pad_id: int,
     prompts: Sequence[str],
     texts: Sequence[str],
     batch_size: int,
@@ -54,7 +55,7 @@ def text_log_probs(
     order = np.argsort([len(row) for row in rows], kind="stable")
     for chosen in np.array_split(order, -(-len(rows) // batch_size)) if len(rows) else []:
         filled = [*chosen, *[chosen[0]] * (min(batch_size, len(rows)) - len(chosen))]  # one number of rows compiles
-        values = np.asarray(log_probs(pad([rows[i] for i in filled])))
+        values = np.asarray(log_probs(padded([rows[i] for i in filled], pad_id)[0]))
         for i, row in zip(chosen, values, strict=False):
             found[i] = row[max(starts[i] - 1, 0) : max(len(rows[i]) - 1, 0)]
     return found

@@ -23,6 +23,7 @@ from ppl.lm.config import DecoderConfig
 from ppl.lm.families import read_json
 from ppl.lm.generation import ROWS_PER_CALL, Constraint, Weights, completions, generate, request
 from ppl.lm.likelihood import next_log_probs, text_log_probs
+from ppl.lm.padding import padded
 from ppl.lm.placement import Placement, even_share, particle_mesh
 from ppl.lm.tokenizer import encode
 from ppl.records import Records
@@ -150,8 +151,7 @@ class LanguageModel(Model):
             raise ValueError(f"prompts and texts must pair up, got {len(prompts)} and {len(texts)}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1 text, got {batch_size}")
-        pad = lambda rows: padded(rows, self.pad_id)[0]  # noqa: E731
-        return text_log_probs(self.encode, self.log_probs, pad, prompts, texts, batch_size)
+        return text_log_probs(self.encode, self.log_probs, self.pad_id, prompts, texts, batch_size)
 
     def perplexity(
         self, texts: Sequence[str], *, prompts: Sequence[str] | None = None, batch_size: int = 16
@@ -319,16 +319,3 @@ def parts(folder: Path, dtype: DTypeLike, sharding: Placement) -> tuple:
         config = replace(config, eos_token_id=tuple(ends) if isinstance(ends, list) else ends)
         decoder.config = config
     return folder.name, *nnx.split(decoder), tokenizer, config, load_chat_template(folder), defaults
-
-
-def padded(
-    rows: Sequence[Sequence[int]], pad_id: int
-) -> tuple[Int[np.ndarray, "batch length"], Bool[np.ndarray, "batch length"]]:
-    """Rows in one array, padded to a multiple of 8 and, of long ones, of an eighth of the length."""
-    longest = max((len(row) for row in rows), default=1)
-    multiple = max(8, 2 ** (longest - 1).bit_length() // 8)
-    ids = np.full((len(rows), -(-longest // multiple) * multiple), pad_id, np.int32)
-    known = np.zeros(ids.shape, bool)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)], known[i, : len(row)] = row, True
-    return ids, known

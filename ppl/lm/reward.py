@@ -21,7 +21,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ppl.lm.bundled import model_folder
 from ppl.lm.decoder import Decoder
-from ppl.lm.model import Model, padded, parts
+from ppl.lm.model import Model, parts
+from ppl.lm.padding import padded
 from ppl.lm.placement import Placement
 from ppl.lm.scoring import Frame
 from ppl.lm.tokenizer import encode

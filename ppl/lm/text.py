@@ -14,7 +14,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from numpyro.distributions import constraints
 
 from ppl.lm.decoder import Decoder
-from ppl.lm.model import LanguageModel, padded
+from ppl.lm.model import LanguageModel
+from ppl.lm.padding import padded
 from ppl.lm.proposals import Proposal, log_density
 from ppl.lm.writing import read_prompt, start_writing, write_step
 

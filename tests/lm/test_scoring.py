@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from ppl.lm.chat import ChatTemplate
-from ppl.lm.model import padded
+from ppl.lm.padding import padded
 from ppl.lm.reward import AGGREGATIONS, StepRewardModel
 from ppl.lm.scoring import read_prompt_scored, score_step, start_scoring, step_slots
 from ppl.lm.tokenizer import number_tokenizer

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from ppl.lm.completion import Completion
+from ppl.lm.padding import filled
 from ppl.lm.serve.answers import Written, chunks, completion_answer, model_answer, models_answer, pooling_answer
 from ppl.lm.serve.batching import Batcher
 from ppl.lm.serve.models import Judge, Writer
@@ -174,12 +175,12 @@ class Server:
     # In the batcher's thread.
 
     def _run(self, group: Hashable, items: Sequence[Any]) -> Sequence[Any]:
-        filled = [*items, *[items[0]] * (2 ** (len(items) - 1).bit_length() - len(items))]
+        rows = filled(items)
         if group == _POOLING:
             assert self.reward is not None
-            return self.reward.score(filled, [""] * len(filled)).tolist()[: len(items)]
+            return self.reward.score(rows, [""] * len(rows)).tolist()[: len(items)]
         assert isinstance(group, Sampling)
-        return self._write(group, filled)[: len(items)]
+        return self._write(group, rows)[: len(items)]
 
     def _write(self, group: Sampling, items: Sequence[_Prompt]) -> list[list[Completion]]:
         assert self.lm is not None
