@@ -24,7 +24,7 @@ from ppl.keys import numpy_generator
 
 # Deaths a block: the live points, this many times a tenth of them, die before the host looks whether enough has.
 _STEPS = 20
-_PATHS = 200  # simulated sequences of prior volumes, for the evidence and its error
+_PATHS = 200  # simulated sequences of prior volumes, for the error of the evidence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +39,9 @@ class NestedSampling:
     - `start`: distributions by latent site instead of an improper prior; the evidence is then relative to them.
     - `max_blocks`: blocks of 20 replacements at most.
 
-    **Source:** Skilling (2006); Yallup, Kroupa & Handley (2025) for nested slice sampling, as blackjax has it. The
-    standard error is the spread of log evidence over simulated volumes.
+    **Source:** Skilling (2006); Yallup, Kroupa & Handley (2025) for nested slice sampling, as blackjax has it; Walter
+    (2017) for volumes that leave the evidence unbiased. The standard error is the spread of log evidence over simulated
+    volumes.
     """
 
     num_moves: int | None = None
@@ -90,7 +91,7 @@ class NestedSampling:
         live = jax.device_get(states.particles)
         points: Any = jax.tree.map(lambda *xs: np.concatenate(xs, axis=1), *dead, live)
         deleted = _num_deleted(settings, draws)
-        evidence, variance, log_weights = _weighed(
+        evidence, variance, log_weights = weighed(
             numpy_generator(key_weigh), points.loglikelihood.astype(np.float64), draws, deleted
         )
         pooled, error = combined_evidence(evidence, variance)
@@ -169,24 +170,30 @@ def _block(
     return jax.lax.map(one, (keys, states))
 
 
-def _weighed(
+def weighed(
     generator: np.random.Generator, log_likelihood: Float[np.ndarray, "chains points"], live: int, delete: int
 ) -> tuple[Float[np.ndarray, " chains"], Float[np.ndarray, " chains"], Float[np.ndarray, "chains points"]]:
-    """Log evidence, its variance over simulated volumes, and the log weights of all points, of each run.
+    r"""Log evidence, its variance over simulated volumes, and the log weights of all points, of each run.
 
-    When n points are live, the worst of them leaves a volume that is smaller by a Beta(n, 1) factor. Of a batch that is
-    replaced together, the first leaves N live points, the second N - 1, and so on; the last live points die one by one.
+    Of a batch of `delete` points that is replaced together, the first to die leaves N live points, the second N - 1, and
+    so on; the last live points die one by one. Where n points are live, the worst of them leaves a volume that is
+    smaller by a Beta(n, 1) factor. Volumes of $\prod (1 - 1/n)$ make the evidence itself unbiased, which lets runs
+    be pooled by theirs; with the mean factor, $n / (n + 1)$, it is too large by its own relative variance.
+
+    **Source:** Walter (2017), Point process-based Monte Carlo estimation, § 3 (the estimator); Skilling (2006), § 4.
     """
     chains, points = log_likelihood.shape
     batches = (points - live) // delete
     counts = np.concatenate([np.tile(np.arange(live, live - delete, -1), batches), np.arange(live, 0, -1)])
-    evidence, variance, weights = np.empty(chains), np.empty(chains), np.empty((chains, points))
+    with np.errstate(divide="ignore"):  # nothing is left behind the very last
+        left = np.log1p(-1 / counts)
+    volumes = np.concatenate([[0.0], np.cumsum(left)[:-1]]) - np.log(counts)
+    variance, weights = np.empty(chains), np.empty((chains, points))
     for chain in range(chains):
         order = np.argsort(log_likelihood[chain], kind="stable")
+        weights[chain, order] = log_likelihood[chain, order] + volumes
         shrinkage = generator.standard_exponential((_PATHS, points)) / counts  # -log of a Beta(n, 1)
         log_before = -(np.cumsum(shrinkage, axis=1) - shrinkage)
         paths = log_likelihood[chain, order] + log_before + np.log(-np.expm1(-shrinkage))
-        totals = logsumexp(paths, axis=1)
-        evidence[chain], variance[chain] = logsumexp(totals) - np.log(_PATHS), np.asarray(totals).var()
-        weights[chain, order] = logsumexp(paths, axis=0) - np.log(_PATHS)
-    return evidence, variance, weights
+        variance[chain] = np.asarray(logsumexp(paths, axis=1)).var()
+    return np.asarray(logsumexp(weights, axis=1)), variance, weights
