@@ -58,7 +58,7 @@ class TemperedSMC:
     - `kernel`: how particles move: `"hmc"`, `"random_walk"`, `"independent"`, `"nuts"`, `"slice"`, or a `Move`.
     - `num_moves`: steps of the kernel a temperature; left out, as many as it takes until particles have forgotten
       where they were (no coordinate, nor the log density, correlated more than `correlation` with its value before
-      the moves) or more moves change nothing, `max_moves` at most.
+      the moves) and as many again, or until more moves change nothing, `max_moves` at most.
     - `target_ess`: the effective sample size, as a fraction of the particles, down to which $\lambda$ is raised.
     - `waste_free`: a chain length P that divides the number of particles N: N / P ancestors are resampled, each makes
       P - 1 steps, and all states are kept as particles (Dau & Chopin 2022).

@@ -129,6 +129,7 @@ def test_particles_of_nan_density_are_counted():
     ("call", "message"),
     [
         (lambda: TemperedSMC(num_moves=0), "num_moves: at least one"),
+        (lambda: HMCMove(small_steps=1.5), "small_steps: a probability"),
         (lambda: TemperedSMC(target_ess=1.0), "target_ess: a fraction"),
         (lambda: TemperedSMC(waste_free=1), "waste_free: a chain length"),
         (lambda: TemperedSMC(waste_free=5, num_moves=2), "num_moves: waste_free sets"),
