@@ -175,8 +175,8 @@ def weighed(
 ) -> tuple[Float[np.ndarray, " chains"], Float[np.ndarray, " chains"], Float[np.ndarray, "chains points"]]:
     r"""Log evidence, its variance over simulated volumes, and the log weights of all points, of each run.
 
-    Of a batch of `delete` points that is replaced together, the first to die leaves N live points, the second N - 1, and
-    so on; the last live points die one by one. Where n points are live, the worst of them leaves a volume that is
+    Of a batch of `delete` points that is replaced together, the first to die leaves N live points, the second N - 1,
+    and so on; the last live points die one by one. Where n points are live, the worst of them leaves a volume that is
     smaller by a Beta(n, 1) factor. Volumes of $\prod (1 - 1/n)$ make the evidence itself unbiased, which lets runs
     be pooled by theirs; with the mean factor, $n / (n + 1)$, it is too large by its own relative variance.
 
