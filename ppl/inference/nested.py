@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 from numpyro.distributions import Distribution
+from scipy import stats
 from scipy.special import logsumexp
 
 from ppl.inference.densities import never_nan
@@ -33,15 +34,20 @@ class NestedSampling:
 
     **Arguments:**
 
-    - `num_moves`: slices along random directions for each new live point; left out, `max(5, 3 d)`.
+    - `num_moves`: slices along random directions for each new live point; left out, `max(5, 5 d)`.
     - `delete`: the fraction of live points that is replaced at a time, which is what runs in parallel.
     - `tolerance`: stop when the live points can add this much to log evidence.
     - `start`: distributions by latent site instead of an improper prior; the evidence is then relative to them.
     - `max_blocks`: blocks of 20 replacements at most.
 
-    **Source:** Skilling (2006); Yallup, Kroupa & Handley (2025) for nested slice sampling, as blackjax has it; Walter
-    (2017) for volumes that leave the evidence unbiased. The standard error is the spread of log evidence over simulated
-    volumes.
+    The standard error is the spread of log evidence over simulated volumes. It takes new live points for independent
+    draws above the bound. Then their ranks among the live points are uniform; `stats["insertion_p_value"]` is the
+    p-value of that by run, and `diagnose()` tells if it is small. It need not be: in fifty dimensions log evidence was
+    2 too large at a stated error of 0.7 with three slices a dimension and uniform ranks, and right with twelve. From
+    twenty dimensions on compare runs of more and more `num_moves`, or take `TemperedSMC`.
+
+    **Source:** Skilling (2006); Yallup, Kroupa & Handley (2026) for nested slice sampling, as blackjax has it; Walter
+    (2017) for volumes that leave the evidence unbiased; Fowlie, Handley & Su (2020) for insertion ranks.
     """
 
     num_moves: int | None = None
@@ -73,12 +79,14 @@ class NestedSampling:
         key_init, key_run, key_weigh = jax.random.split(key, 3)
         states = _begun(jax.random.split(key_init, chains), program, given, settings, draws)
         dead: list[Any] = []
+        insertions = np.zeros((chains, draws))
         worst = np.inf
         with progress("nested_sampling", None, enabled=show_progress) as tick:
             for block in range(self.max_blocks):
                 keys = jax.random.split(jax.random.fold_in(key_run, block), chains)
-                states, died, remaining = _block(keys, program, given, settings, states)
+                states, died, inserted, remaining = _block(keys, program, given, settings, states)
                 dead.append(jax.device_get(died))
+                insertions += np.asarray(inserted)
                 worst = float(jnp.max(remaining))
                 tick(f"log evidence in live points {worst:.2f}")
                 if worst < np.log(self.tolerance):
@@ -106,6 +114,7 @@ class NestedSampling:
                 "log_likelihood": points.loglikelihood,
                 "run_log_evidence": evidence,
                 "run_log_evidence_se": np.sqrt(variance),
+                "insertion_p_value": insertion_p_values(insertions),
             },
             log_evidence=pooled,
             log_evidence_se=error,
@@ -117,7 +126,7 @@ def _sampler(start: Start, settings: NestedSampling, num: int) -> Any:
     def log_likelihood(flat: Float[Array, " d"]) -> Float[Array, ""]:
         return never_nan(start.densities(flat)[1])
 
-    moves = settings.num_moves or max(5, 3 * start.program.structure.size)
+    moves = settings.num_moves or max(5, 5 * start.program.structure.size)
     return blackjax.nss(
         lambda flat: start.densities(flat)[0],
         log_likelihood,
@@ -150,24 +159,43 @@ def _block(
     given: dict[str, Distribution],
     settings: NestedSampling,
     states: PyTree,
-) -> tuple[PyTree, PyTree, Float[Array, " chains"]]:
+) -> tuple[PyTree, PyTree, Float[Array, "chains live"], Float[Array, " chains"]]:
+    """Live points after some replacements, the dead, how often new points had each rank, and what is left."""
     start = Start(program, given)
     num = states.particles.loglikelihood.shape[1]
     sampler = _sampler(start, settings, num)
 
-    def one(args: tuple[Key[Array, ""], PyTree]) -> tuple[PyTree, PyTree, Array]:
+    def one(args: tuple[Key[Array, ""], PyTree]) -> tuple[PyTree, PyTree, Array, Array]:
         key, state = args
 
-        def step(state: PyTree, key: Key[Array, ""]) -> tuple[PyTree, PyTree]:
+        def step(state: PyTree, key: Key[Array, ""]) -> tuple[PyTree, tuple[PyTree, Array]]:
             state, info = sampler.step(key, state)
-            return state, info.particles
+            live = state.particles
+            new = live.loglikelihood_birth[jnp.argsort(live.loglikelihood)] >= jnp.max(info.particles.loglikelihood)
+            return state, (info.particles, new)
 
-        state, died = jax.lax.scan(step, state, jax.random.split(key, _STEPS))
+        state, (died, new) = jax.lax.scan(step, state, jax.random.split(key, _STEPS))
         died = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), died)
-        return state, died, state.integrator.logZ_live - state.integrator.logZ
+        return state, died, jnp.sum(new, axis=0, dtype=jnp.float32), state.integrator.logZ_live - state.integrator.logZ
 
     # One run after another: under vmap every slice would wait for the longest of all runs.
     return jax.lax.map(one, (keys, states))
+
+
+def insertion_p_values(counts: Float[np.ndarray, "chains live"]) -> Float[np.ndarray, " chains"]:
+    """Of each run, the chance of ranks as uneven as these if new live points were independent draws above the bound.
+
+    By the largest distance of their distribution function from a straight line. Ranks of points that are replaced
+    together differ, so that the p-value is a little too large.
+
+    **Arguments:** `counts`: how often a new point had each rank among the live points.
+
+    **Source:** Fowlie, Handley & Su (2020), Nested sampling cross-checks using order statistics, § 2.
+    """
+    total = counts.sum(axis=1)
+    reached = np.cumsum(counts, axis=1) / total[:, None]
+    apart = np.abs(reached - np.arange(1, counts.shape[1] + 1) / counts.shape[1]).max(axis=1)
+    return stats.kstwobign.sf(apart * np.sqrt(total))
 
 
 def weighed(

@@ -8,8 +8,8 @@ from tests.inference.posteriors import LOG_EVIDENCE, MODELS, data
 from tests.inference.targets import TARGETS
 
 pytestmark = pytest.mark.calibration
-# A right standard error is outside of 0.6 to 1.6 times the spread once in 120 cases of 20 runs, and there are thirty; of
-# 40 runs once in 5000.
+# A right standard error is outside of 0.6 to 1.6 times the spread once in 120 cases of 20 runs, and there are thirty;
+# of 40 runs once in 5000.
 RUNS = 40
 
 
@@ -37,11 +37,12 @@ def test_tempered_smc_of_posteriordb(name):
     check(MODELS[name], data(name), LOG_EVIDENCE[name], TemperedSMC(), 1000)
 
 
-@pytest.mark.parametrize("name", [name for name in TARGETS if name.endswith(("_2", "_5", "_10"))])
+# In fifty dimensions the default number of moves is too small, as the method's docstring says.
+@pytest.mark.parametrize("name", [name for name in TARGETS if not name.endswith("_50")])
 def test_nested_sampling_of_closed_forms(name):
     check(TARGETS[name].model, {}, TARGETS[name].log_evidence, NestedSampling(), 200)
 
 
-@pytest.mark.parametrize("name", ["eight_schools", "gauss_mix", "hmm"])
+@pytest.mark.parametrize("name", LOG_EVIDENCE)
 def test_nested_sampling_of_posteriordb(name):
     check(MODELS[name], data(name), LOG_EVIDENCE[name], NestedSampling(), 200)

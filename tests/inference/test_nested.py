@@ -1,9 +1,13 @@
-"""Volumes of nested sampling: evidence from exact draws above each bound is unbiased, and its error is stated right."""
+"""Nested sampling: evidence from exact draws above each bound is unbiased, its error right, and bad draws are seen."""
+
+from typing import Any
 
 import numpy as np
 import pytest
 
-from ppl.inference.nested import weighed
+from ppl.inference import NestedSampling, infer
+from ppl.inference.nested import insertion_p_values, weighed
+from tests.inference.targets import TARGETS
 
 LIVE, WIDTH = 30, 0.02
 
@@ -31,3 +35,26 @@ def test_evidence_is_unbiased_and_its_error_right(delete):
     # The delta method and 200 simulated paths: a few hundredths.
     assert np.sqrt(variance.mean()) == pytest.approx(log_evidence.std(), rel=0.1)
     assert np.exp(log_weights).sum(axis=1) == pytest.approx(np.exp(log_evidence))
+
+
+def test_insertion_ranks_of_independent_draws_are_uniform_and_others_are_not():
+    generator = np.random.default_rng(1)
+    uniform = generator.multinomial(2000, np.full(LIVE, 1 / LIVE), size=2000).astype(float)
+    # Ranks are few, so that distances are a little smaller than in the limit, and p-values a little larger.
+    assert 0.01 < np.mean(insertion_p_values(uniform) < 0.05) < 0.06
+    bent = np.diff(np.linspace(0, 1, LIVE + 1) ** 1.2)
+    assert np.all(insertion_p_values(generator.multinomial(2000, bent, size=20).astype(float)) < 1e-3)
+
+
+def test_live_points_that_remember_where_they_began_are_told_of():
+    shells: Any = TARGETS["shells_10"].model
+
+    def found(num_moves, chains):
+        method = NestedSampling(num_moves=num_moves)
+        post = infer(shells, method=method, key=0, chains=chains, draws=200)
+        assert post.stats["insertion_p_value"].shape == (chains,)
+        return any(advice.statistic == "insertion_p_value" for advice in post.diagnose())
+
+    # About half of the runs with single slices are seen.
+    assert found(1, chains=8)
+    assert not found(50, chains=2)
