@@ -47,14 +47,14 @@ def test_insertion_ranks_of_independent_draws_are_uniform_and_others_are_not():
 
 
 def test_live_points_that_remember_where_they_began_are_told_of():
-    shells: Any = TARGETS["shells_10"].model
+    cauchy: Any = TARGETS["cauchy_10"].model
 
     def found(num_moves, chains):
         method = NestedSampling(num_moves=num_moves)
-        post = infer(shells, method=method, key=0, chains=chains, draws=200)
+        post = infer(cauchy, method=method, key=0, chains=chains, draws=200)
         assert post.stats["insertion_p_value"].shape == (chains,)
         return any(advice.statistic == "insertion_p_value" for advice in post.diagnose())
 
-    # About half of the runs with single slices are seen.
-    assert found(1, chains=8)
-    assert not found(50, chains=2)
+    # Of runs with single slices, two in three have p-values below 1e-3.
+    assert found(1, chains=6)
+    assert not found(50, chains=4)
