@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from scipy import stats as distributions
 
+from ppl.calibration import holm
 from ppl.inference.convergence import convergence
 
 # Of the log likelihood: 1 to 1.7 costs least (Doucet, Pitt, Deligiannidis & Kohn 2015).
@@ -112,7 +113,7 @@ def _of_sampler(stats: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> list
             "more num_particles, or a guided filter"
         )
         found.append(Advice("log_likelihood_sd", noise, advice))
-    if "insertion_p_value" in stats and (p_value := _smallest(stats["insertion_p_value"])) < _FALSE_ALARM:
+    if "insertion_p_value" in stats and (p_value := float(holm(stats["insertion_p_value"]).min())) < _FALSE_ALARM:
         advice = (
             f"below {_FALSE_ALARM}, new live points do not lie as the others do: they had not forgotten where they "
             "began. Log evidence is off by more than its stated error; raise num_moves, or take TemperedSMC"
@@ -122,11 +123,6 @@ def _of_sampler(stats: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> list
         advice = "log densities were NaN and counted as -inf; look for a division by zero or a log of a negative number"
         found.append(Advice("non_finite", number, advice))
     return found
-
-
-def _smallest(p_values: np.ndarray) -> float:
-    """The smallest of independent p-values, as a p-value."""
-    return float(-np.expm1(p_values.size * np.log1p(-np.min(p_values)))) if np.min(p_values) < 1 else 1.0
 
 
 def _of_runs(stats: Mapping[str, np.ndarray]) -> list[Advice]:

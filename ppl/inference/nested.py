@@ -185,8 +185,9 @@ def _block(
 def insertion_p_values(counts: Float[np.ndarray, "chains live"]) -> Float[np.ndarray, " chains"]:
     """Of each run, the chance of ranks as uneven as these if new live points were independent draws above the bound.
 
-    By the largest distance of their distribution function from a straight line. Ranks of points that are replaced
-    together differ, so that the p-value is a little too large.
+    By the largest distance of their distribution function from a straight line (`ppl.calibration.rank_p_value`, which
+    is exact, takes too long for tens of thousands). Ranks of points that are replaced together differ, so that the
+    p-value is a little too large.
 
     **Arguments:** `counts`: how often a new point had each rank among the live points.
 

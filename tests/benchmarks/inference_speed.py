@@ -16,7 +16,7 @@ over rounds of a peer's figure over ours in the same round. All in float32, 4 ch
   was chosen of .3 and .5 (at .5 nearly nothing is accepted at the end). Ours by the public call: with its defaults
   (target ESS .5, which is faster and spreads more), and at blackjax's target ESS with a diagonal metric, common step
   sizes, 10 leapfrog steps and 4 moves, chosen of about twenty settings on other keys. `evidence_sd` is the spread of
-  log Z over keys, `evidence_stated` what ours states of it. The data are read from `--sonar`.
+  log Z over keys. The data are read from `--sonar`.
 """
 
 import argparse
