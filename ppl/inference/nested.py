@@ -25,6 +25,9 @@ from ppl.keys import numpy_generator
 
 # Deaths a block: the live points, this many times a tenth of them, die before the host looks whether enough has.
 _STEPS = 20
+# How often a slice runs along one coordinate. Coordinates make headway in heavy tails, whose differences point at the
+# farthest ones; differences follow correlations.
+_ALONG_AXIS = 0.5
 _PATHS = 200  # simulated sequences of prior volumes, for the error of the evidence
 
 
@@ -132,7 +135,43 @@ def _sampler(start: Start, settings: NestedSampling, num: int) -> Any:
         log_likelihood,
         num_inner_steps=moves,
         num_delete=_num_deleted(settings, num),
+        proposal=_slices,
+        inner_kernel_params=_live,
     )
+
+
+def _live(key: Any, state: Any, info: Any, params: Any = None) -> dict[str, Array]:
+    """What `_slices` is given: blackjax would give the covariance of all live points."""
+    del key, info, params
+    return {"live": state.particles.position}
+
+
+def _slices(init_state: Any, bound: Float[Array, ""], *, live: Float[Array, "live d"]) -> Any:
+    """Slices along the difference of two live points, or along one coordinate of that.
+
+    Where the region above the bound has several parts, the covariance of all points is mostly that between the parts,
+    and along it each part is a sliver. Two points are often of one part, and as far apart as it is wide.
+    """
+    num, d = live.shape
+
+    def propose(key: Key[Array, ""], position: Float[Array, " d"], log_density: Any) -> Any:
+        del log_density
+        key_pair, key_axis, key_which = jax.random.split(key, 3)
+        one, step = jax.random.randint(key_pair, (2,), jnp.array([0, 1]), num)
+        difference = live[one] - live[(one + step) % num]
+        axis = jnp.arange(d) == jax.random.randint(key_axis, (), 0, d)
+        # Twice a standard deviation of the live points, either way.
+        direction = jnp.sqrt(2.0) * jnp.where(
+            jax.random.bernoulli(key_which, _ALONG_AXIS), difference * axis, difference / jnp.sqrt(d)
+        )
+
+        def at(t: Float[Array, ""]) -> tuple[Any, Array]:
+            state = init_state(position + t * direction, loglikelihood_birth=bound)
+            return state, state.loglikelihood > bound
+
+        return at
+
+    return propose
 
 
 def _num_deleted(settings: NestedSampling, num: int) -> int:
