@@ -37,8 +37,7 @@ def test_tempered_smc_of_posteriordb(name):
     check(MODELS[name], data(name), LOG_EVIDENCE[name], TemperedSMC(), 1000)
 
 
-# In fifty dimensions the default number of moves is too small, as the method's docstring says.
-@pytest.mark.parametrize("name", [name for name in TARGETS if not name.endswith("_50")])
+@pytest.mark.parametrize("name", TARGETS)
 def test_nested_sampling_of_closed_forms(name):
     check(TARGETS[name].model, {}, TARGETS[name].log_evidence, NestedSampling(), 200)
 
