@@ -10,9 +10,11 @@ flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_cou
 if "xla_backend_optimization_level" not in flags:
     flags += " --xla_backend_optimization_level=1"
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for workers and child processes, too
-    # A third less time in the compiler. Later versions have no such flag, and end the process at one they do not know.
+    # A third less time in the compiler, and a tenth of what is left: by default a program is split into modules for
+    # LLVM's threads, which find no idle core here. Later versions may not have such flags, and end the process at one
+    # they do not know.
     if version("jaxlib").startswith("0.10."):
-        flags += " --xla_cpu_use_fusion_emitters=false"
+        flags += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = flags.strip()
 # Plots are drawn to memory; no display is looked for.
 os.environ["MPLBACKEND"] = "Agg"
@@ -40,6 +42,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1":
         runs_long = item.get_closest_marker("runs_long") is not None
         jax.config.update("jax_disable_most_optimizations", not runs_long)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector off what stays to the end, and let it look more seldom: jaxprs are many objects."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)
