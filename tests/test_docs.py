@@ -15,6 +15,14 @@ EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
 # What they run takes longer than to compile it.
 LONG = ("dynamic_sampling_kazdan2025.py", "clt_evals_bowyer2025.py", "privacy_zanella2022.py")
 LONG += ("state-space.md", "tutorial.md", "sbc.md", "risk-privacy.md")
+# Examples whose defaults are what a reader wants to see are run smaller.
+SMALL = {
+    "particle_filtering_puri2025.py": ["--problems", "3", "--budget", "4"],
+    "saber_feng2026.py": ["--repeats", "3"],
+    "simplex_judges2025.py": ["--repeats", "2"],
+    "stand_song2025.py": ["--prompts", "2", "--samples", "2"],
+    "tree_of_thoughts_yao2023.py": ["--problems", "3", "--budget", "4"],
+}
 BLOCK = re.compile(r"^```python[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -39,7 +47,7 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
 @pytest.mark.parametrize("script", cases(EXAMPLES))
 def test_an_example_runs(script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", [str(script)])
+    monkeypatch.setattr("sys.argv", [str(script), *SMALL.get(script.name, [])])
     runpy.run_path(str(script), run_name="__main__")
 
 
