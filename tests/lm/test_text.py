@@ -77,7 +77,7 @@ def test_a_temperature_is_a_latent_number(lm):
     mean = (grid * weight).sum() / weight.sum()
     sd = np.sqrt(((grid - mean) ** 2 * weight).sum() / weight.sum())
     assert abs(mean - 0.5) < 4 * sd  # one draw of the posterior's distance: a false alarm in 1 of 16,000
-    slope = jax.grad(lambda t: Text(lm, PROMPTS[0], 12, temperature=t).log_prob(texts).sum())
+    slope = jax.jit(jax.grad(lambda t: Text(lm, PROMPTS[0], 12, temperature=t).log_prob(texts).sum()))
     assert np.sign(slope(0.3)) == 1
     assert np.sign(slope(1.5)) == -1
 
