@@ -12,8 +12,6 @@ from ppl.smc import Policy, optimal_transport
 from tests.inference.resuming import goes_on_alike
 from tests.inference.test_state_space import LGSSM, Y, linear_gaussian
 
-pytestmark = pytest.mark.runs_long
-
 EXACT = LGSSM["parameter_posterior_quadrature"]
 SMOOTHED = LGSSM["at_first_setting"]
 
@@ -30,6 +28,7 @@ def _check(post, size):
         assert abs(post.sd()[name] / sd - 1) < 4.5 / np.sqrt(effective) + 0.05
 
 
+@pytest.mark.runs_long
 @pytest.mark.parametrize(
     ("method", "draws"),
     [
@@ -59,7 +58,12 @@ def rising(y):
 
 
 @pytest.mark.parametrize(
-    "method", [PMMH(num_particles=5, warmup=10), ParticleGibbs(num_particles=5, warmup=10)], ids=["pmmh", "gibbs"]
+    "method",
+    [
+        PMMH(num_particles=5, warmup=10),
+        pytest.param(ParticleGibbs(num_particles=5, warmup=10), marks=pytest.mark.calibration),
+    ],
+    ids=["pmmh", "gibbs"],
 )
 def test_chains_of_paths_go_on_after_a_stop(method, tmp_path):
     goes_on_alike(rising, Y[:4], method=method, key=4, chains=2, draws=20, checkpoint=tmp_path / "run")
@@ -76,6 +80,7 @@ def _smc2_is_right(post, runs):
     _check(post, lambda x: x.size / 3)
 
 
+@pytest.mark.runs_long
 def test_smc2_has_the_posterior_and_the_evidence():
     post = infer(linear_gaussian, Y, method=SMC2(num_particles=50, filter="guided"), chains=4, draws=200, key=1)
     _smc2_is_right(post, 4)
@@ -84,6 +89,7 @@ def test_smc2_has_the_posterior_and_the_evidence():
 
 
 @pytest.mark.calibration
+@pytest.mark.runs_long
 def test_smc2_doubles_its_filters_and_states_its_error():
     post = infer(linear_gaussian, Y, method=SMC2(num_particles=20), chains=20, draws=300, key=2)
     assert post.stats["num_particles"].max() > 20
