@@ -24,10 +24,12 @@ def run_wise(post):
 @pytest.mark.parametrize(
     "name",
     [
-        "shells_2",
         "two_modes_unequal_10",
         "cauchy_10",
-        *(pytest.param(name, marks=pytest.mark.calibration) for name in ("shells_5", "shells_10", "two_modes_10")),
+        *(
+            pytest.param(name, marks=pytest.mark.calibration)
+            for name in ("shells_2", "shells_5", "shells_10", "two_modes_10")
+        ),
     ],
 )
 def test_the_evidence_and_its_error_are_right(name):

@@ -48,9 +48,16 @@ def inner(states):
     return states.inner
 
 
-@pytest.mark.parametrize("moves", [None, 10], ids=["exact", "mcmc"])
-@pytest.mark.parametrize("when", ["ess", "always"])
-def test_paths_follow_the_smoothing_law(moves, when):
+@pytest.mark.parametrize(
+    ("when", "moves"),
+    [
+        ("ess", None),
+        ("always", 10),
+        pytest.param("ess", 10, marks=pytest.mark.calibration),
+        pytest.param("always", None, marks=pytest.mark.calibration),
+    ],
+)
+def test_paths_follow_the_smoothing_law(when, moves):
     """27 scores at 5 standard errors: chance of a false alarm 2e-5. The potentials depend on the previous state."""
     assert np.max(np.abs(scores(toy.BARE, toy.log_target, Policy(when), moves, itself))) < 5
 

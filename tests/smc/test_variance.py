@@ -52,7 +52,13 @@ def assert_same_mean(estimates, truths):
 
 @pytest.mark.parametrize(
     ("when", "how"),
-    [("ess", "systematic"), ("always", "systematic"), ("always", "multinomial"), ("ess", "ssp"), ("always", "killing")],
+    [
+        ("ess", "systematic"),
+        ("always", "multinomial"),
+        ("always", "killing"),
+        pytest.param("always", "systematic", marks=pytest.mark.calibration),
+        pytest.param("ess", "ssp", marks=pytest.mark.calibration),
+    ],
 )
 def test_on_a_linear_gaussian_series(when, how):
     truth, estimate, shares, times = series(Policy(when, how))
