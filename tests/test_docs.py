@@ -14,7 +14,7 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
 # What they run takes longer than to compile it.
 LONG = ("dynamic_sampling_kazdan2025.py", "clt_evals_bowyer2025.py", "privacy_zanella2022.py")
-LONG += ("state-space.md", "tutorial.md", "sbc.md", "risk-privacy.md")
+LONG += ("sbc.md", "risk-privacy.md")
 # Examples whose defaults are what a reader wants to see are run smaller.
 SMALL = {
     "particle_filtering_puri2025.py": ["--problems", "3", "--budget", "4"],
