@@ -46,13 +46,13 @@ class NestedSampling:
 
     The standard error is the spread of log evidence over simulated volumes. It takes new live points for independent
     draws above the bound. Then their ranks among the live points are uniform; `stats["insertion_p_value"]` is the
-    p-value of that by run, and `diagnose()` tells if it is small. It need not be: with a single slice a point, on two modes
-    in ten dimensions, log evidence had five times its stated error, and five of twelve p-values were above 0.01. Where
-    much hangs on it compare runs of more and more `num_moves`, or with `TemperedSMC`.
+    p-value of that by run, and `diagnose()` tells if it is small. It need not be: with a single slice a point, on two
+    modes in ten dimensions, log evidence had five times its stated error, and five of twelve p-values were above 0.01.
+    Where much hangs on it compare runs of more and more `num_moves`, or with `TemperedSMC`.
 
     **Source:** Skilling (2006); Yallup, Kroupa & Handley (2026) for nested slice sampling, as blackjax has it; ter
-    Braak (2006) for directions from differences of points, Buchner (2022) for a mixture of them with coordinates; Walter
-    (2017) for volumes that leave the evidence unbiased; Fowlie, Handley & Su (2020) for insertion ranks.
+    Braak (2006) for directions from differences of points, Buchner (2022) for mixing them with others; Walter (2017)
+    for volumes that leave the evidence unbiased; Fowlie, Handley & Su (2020) for insertion ranks.
     """
 
     num_moves: int | None = None
@@ -99,8 +99,8 @@ class NestedSampling:
                     break
             else:
                 raise ValueError(
-                    f"max_blocks: after {self.max_blocks} blocks the live points still hold exp({left.max():.2f}) of the "
-                    "evidence; raise max_blocks or tolerance"
+                    f"max_blocks: after {self.max_blocks} blocks the live points still hold exp({left.max():.2f}) of "
+                    "the evidence; raise max_blocks or tolerance"
                 )
         live = jax.device_get(states.particles)
         points: Any = jax.tree.map(lambda *xs: np.concatenate(xs, axis=1), *dead, live)

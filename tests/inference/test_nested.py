@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ppl.inference import NestedSampling, infer
+from ppl.inference import infer
 from ppl.inference.nested import insertion_p_values, weighed
 from tests.inference.targets import TARGETS
 
