@@ -47,12 +47,19 @@ def test_texts_are_the_very_same(lm, speculate, setting):
         assert "\n" not in setting.get("stop", []) or "\n" not in one.text
 
 
-def test_texts_of_the_bundled_model_are_the_same_in_fewer_passes(countdown):
-    options = {"num_samples": 16, "max_tokens": 48}
-    for setting, least in (({"temperature": 0.6, "top_p": 0.95}, 1.1), ({"stop": [" left:"]}, 0.99)):
-        ours, plain = both(countdown, GAMES, 0, 3, **options, **setting)
-        same([one._replace(passes=None) for one in ours], [one._replace(passes=None) for one in plain])
-        assert sum(len(one.tokens) for one in ours) / sum(one.passes for one in ours) > least
+@pytest.mark.parametrize(
+    ("setting", "least"),
+    [
+        pytest.param({}, 1.1, marks=pytest.mark.calibration),
+        ({"temperature": 0.6, "top_p": 0.95}, 1.1),
+        ({"stop": [" left:"]}, 0.99),
+    ],
+    ids=str,
+)
+def test_texts_of_the_bundled_model_are_the_same_in_fewer_passes(countdown, setting, least):
+    ours, plain = both(countdown, GAMES, 0, 3, num_samples=16, max_tokens=48, **setting)
+    same([one._replace(passes=None) for one in ours], [one._replace(passes=None) for one in plain])
+    assert sum(len(one.tokens) for one in ours) / sum(one.passes for one in ours) > least
 
 
 def test_log_probabilities_are_those_of_a_full_pass(lm):
@@ -89,9 +96,11 @@ def test_a_text_that_was_written_before_takes_all_guesses(lm):
     assert [one.passes for one in texts[1:]] == [-(-size // 4)] * 3
 
 
-def test_slots_grow_without_changing_the_texts(lm, monkeypatch):
+# Each number of slots is compiled anew.
+@pytest.mark.parametrize("first", [pytest.param(1, marks=pytest.mark.calibration), 5])
+def test_slots_grow_without_changing_the_texts(lm, monkeypatch, first):
     whole = [one for texts in lm.complete(PROMPTS, 3, speculate=3, num_samples=2, max_tokens=21) for one in texts]
-    monkeypatch.setattr(generation, "_FIRST_SLOTS", 5)  # each number of slots is compiled anew
+    monkeypatch.setattr(generation, "_FIRST_SLOTS", first)
     grown, plain = both(lm, PROMPTS, 3, 3, num_samples=2, max_tokens=21)
     same(grown, whole)
     same([one._replace(passes=None) for one in grown], [one._replace(passes=None) for one in plain])
