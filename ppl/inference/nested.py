@@ -37,7 +37,7 @@ class NestedSampling:
 
     **Arguments:**
 
-    - `num_moves`: slices for each new live point; left out, `max(5, 5 d)`. Half of them run along the difference of two
+    - `num_moves`: slices for each new live point; left out, 5 d. Half of them run along the difference of two
       live points, half along one coordinate.
     - `delete`: the fraction of live points that is replaced at a time, which is what runs in parallel.
     - `tolerance`: stop when the live points can add this much to log evidence.
@@ -85,17 +85,17 @@ class NestedSampling:
         states = _begun(jax.random.split(key_init, chains), program, given, settings, draws)
         dead: list[Any] = []
         insertions = np.zeros((chains, draws))
-        left = np.full(chains, np.inf)
+        left, enough = np.full(chains, np.inf), np.log(self.tolerance)
         with progress("nested_sampling", None, enabled=show_progress) as tick:
             for block in range(self.max_blocks):
                 keys = jax.random.split(jax.random.fold_in(key_run, block), chains)
                 states, died, inserted, remaining = _block(keys, program, given, settings, states)
                 dead.append(jax.device_get(died))
                 # A run that is done, and waits for others, comes to where float32 tells its points apart no more.
-                insertions += np.asarray(inserted) * (left >= np.log(self.tolerance))[:, None]
+                insertions += np.asarray(inserted) * (left >= enough)[:, None]
                 left = np.asarray(remaining)
                 tick(f"log evidence in live points {left.max():.2f}")
-                if left.max() < np.log(self.tolerance):
+                if left.max() < enough:
                     break
             else:
                 raise ValueError(
@@ -132,7 +132,7 @@ def _sampler(start: Start, settings: NestedSampling, num: int) -> Any:
     def log_likelihood(flat: Float[Array, " d"]) -> Float[Array, ""]:
         return never_nan(start.densities(flat)[1])
 
-    moves = settings.num_moves or max(5, 5 * start.program.structure.size)
+    moves = settings.num_moves or 5 * start.program.structure.size
     return blackjax.nss(
         lambda flat: start.densities(flat)[0],
         log_likelihood,
