@@ -15,6 +15,7 @@ from scipy.special import logsumexp
 import ppl
 from ppl.inference import Program, StateSpace
 from ppl.smc.driver import filter as particle_filter
+from ppl.smc.genealogy import trajectories
 
 _FILE = Path(__file__).parent / "data" / "inference_gym.json"
 
@@ -177,39 +178,48 @@ def lorenz_bridge_as_states(observed, seen):
 
 @functools.cache
 def lorenz_bridge_by_filters():
-    """The log evidence, and means and sds of scales, by particle filters on a grid of both log scales.
+    """The log evidence, and means and sds of scales and path, by particle filters on a grid of both log scales.
 
-    Filters of 20,000 particles have log likelihoods to within 0.1, each independently of the others, and some hundred
+    Filters of 20,000 particles have log likelihoods to within 0.1, each independently of the others, and some fifty
     grid points share the posterior: the evidence is good to 0.02, and means to 0.02 sd. (Two grids of 36 x 22 points
-    with 50,000 particles had log evidence -30.076 and -30.090, means of the log innovation scale -0.893 and -0.882.)
+    with 50,000 particles had log evidence -30.076 and -30.090, means of the log innovation scale -0.893 and -0.882;
+    means of the path by this grid and by another key's are 0.022 sd apart at most.)
 
     The gym publishes 0.812 (standard error 0.018) for the mean innovation scale, where those two grids have 0.729 and
-    0.743 (sd 0.96): the tail is long, with a shoulder near 4. Hence its log.
+    0.743 (sd 0.96): the tail is long, with a shoulder near 4. Hence its log. The path that goes with it is up to 0.07
+    sd away from ours, ten of its own standard errors.
     """
-    name = "convection_lorenz_bridge_unknown_scales"
-    space = StateSpace(Program(lorenz_bridge_as_states, (), data(name)))
+    space = StateSpace(Program(lorenz_bridge_as_states, (), data("convection_lorenz_bridge_unknown_scales")))
     assert space.parts.parameters == ("innovation_scale", "observation_scale")
     axes = np.linspace(-4.8, 2.2, 32), np.linspace(-3.5, 1.0, 22)
     inputs = space.inputs()
     points = jnp.asarray(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2), jnp.float32)
 
     @jax.jit
-    def log_likelihoods(keys):
+    def filters(keys):
         def one(at):
             key, theta = at
-            return particle_filter(key, space.model(theta), inputs, 20_000, ancestors=False).log_evidence
+            run = particle_filter(key, space.model(theta), inputs, 20_000, history=True)
+            path, shares = trajectories(run).states.carry, jax.nn.softmax(run.log_weights)
+            return run.log_evidence, jnp.tensordot(shares, path, 1), jnp.tensordot(shares, path**2, 1)
 
         return jax.lax.map(one, (keys, points))
 
-    log_joint = np.asarray(log_likelihoods(jax.random.split(jax.random.key(0), len(points))), np.float64)
-    log_joint = log_joint.reshape(32, 22) + np.add.outer(*[stats.norm.logpdf(axis, -1, 1) for axis in axes])
+    found = filters(jax.random.split(jax.random.key(0), len(points)))
+    log_likelihood, mean, square = [np.asarray(x, np.float64) for x in found]
+    log_joint = log_likelihood + np.add.outer(*[stats.norm.logpdf(axis, -1, 1) for axis in axes]).ravel()
     weights = np.exp(log_joint - logsumexp(log_joint))
 
-    def moments(value):
-        mean = np.sum(weights * value)
-        return {"mean": mean, "sd": np.sqrt(np.sum(weights * (value - mean) ** 2))}
+    def moments(mean, square):
+        mean, square = np.tensordot(weights, mean, 1), np.tensordot(weights, square, 1)
+        return {"mean": mean, "sd": np.sqrt(square - mean**2)}
 
-    known = {"log_innovation_scale": moments(axes[0][:, None]), "observation_scale": moments(np.exp(axes[1]))}
+    log_innovation, log_noise = np.asarray(points, np.float64).T
+    known = {
+        "log_innovation_scale": moments(log_innovation, log_innovation**2),
+        "observation_scale": moments(np.exp(log_noise), np.exp(2 * log_noise)),
+        "latents": moments(mean, square),
+    }
     return known, float(logsumexp(log_joint) + np.log(axes[0][1] - axes[0][0]) + np.log(axes[1][1] - axes[1][0]))
 
 

@@ -94,34 +94,51 @@ def test_tempered_smc_has_the_means_and_sds_of_the_ground_truth(name):
 
 
 def check_lorenz(post, path, size):
-    """Scales against the grid of filters, the path against the gym, given `size(draws)` effective draws."""
+    """Scales and path against the grid of filters, given `size(draws)` effective draws, and `path`'s standard error."""
     draws = {**post.draws, "log_innovation_scale": np.log(post.draws["innovation_scale"])}
     weights = post.weights()
     known, _ = lorenz_bridge_by_filters()
-    for name, exact in known.items():
-        value = draws[name].astype(np.float64)
+    for name in ("log_innovation_scale", "observation_scale"):
+        exact, value = known[name], draws[name].astype(np.float64)
         mean = np.sum(weights * value)
         sd = np.sqrt(np.sum(weights * (value - mean) ** 2))
         # 4 standard errors, the grid's own 0.02 sd among them.
         assert abs(mean - exact["mean"]) < 4 * exact["sd"] * np.hypot(size(value) ** -0.5, 0.02), name
         # The observation scale has kurtosis 5.5, so that an sd of 400 draws is within sqrt(4.5 / 1600) = 5% of its own.
         assert sd == pytest.approx(exact["sd"], rel=0.25), name
-    gym = reference(LORENZ)
-    for site, mean in (("latents", path), ("observation_scale", post.mean()["observation_scale"])):
-        apart = np.hypot(gym[site]["sd"] * 400**-0.5, gym[site]["mcse_mean"])
-        assert np.all(abs(mean - gym[site]["mean"]) < 4 * apart), site
+    mean, error = path
+    exact = known["latents"]
+    assert np.all(abs(mean - exact["mean"]) < 4 * exact["sd"] * np.hypot(error, 0.02))
+
+
+def test_the_grid_has_the_published_path_of_the_lorenz_bridge():
+    ours, published = lorenz_bridge_by_filters()[0]["latents"], reference(LORENZ)["latents"]
+    # Not to its standard errors, as what goes with it, the innovation scale, is off by 0.08 sd.
+    assert np.all(abs(published["mean"] - ours["mean"]) < 0.1 * ours["sd"])
+    assert published["sd"] == pytest.approx(ours["sd"], rel=0.1)
 
 
 def test_tempered_smc_has_the_scales_and_the_evidence_of_a_grid_of_particle_filters():
     method = TemperedSMC()
     post = infer(lorenz_bridge_unknown_scales, **data(LORENZ), method=method, key=2, chains=8, draws=1000)
-    assert abs(post.log_evidence - lorenz_bridge_by_filters()[1]) < 4 * np.hypot(post.log_evidence_se, 0.02)
-    check_lorenz(post, post.mean()["latents"], lambda x: x.size / 10)
+    known, log_evidence = lorenz_bridge_by_filters()
+    assert abs(post.log_evidence - log_evidence) < 4 * np.hypot(post.log_evidence_se, 0.02)
+    # How far a run is off varies much: one of these eight has 1.7 times the evidence, and means up to 1.6 sd away. So
+    # the error is from how the runs differ: of each mean by itself, or as all 90 have it where eight happen to agree.
+    weights = post.weights()
+    share = weights.sum(axis=1)
+    by_run = np.einsum("cd,cdtx->ctx", weights, post.draws["latents"].astype(np.float64)) / share[:, None, None]
+    mean = np.tensordot(share, by_run, 1)
+    error = np.sqrt(8 / 7 * np.tensordot(share**2, (by_run - mean) ** 2, 1)) / known["latents"]["sd"]
+    common = np.sqrt(np.mean(error**2))
+    assert common < 0.2
+    check_lorenz(post, (mean, np.maximum(error, common)), lambda x: x.size / 10)
 
 
 def test_pmmh_has_the_scales_of_a_grid_of_particle_filters():
     method = PMMH(num_particles=500, warmup=1000)
     post = infer(lorenz_bridge_as_states, **data(LORENZ), method=method, key=1, draws=2000)
     assert post.stats["log_likelihood_sd"].mean() < 1.7
-    path = np.concatenate([post.mean()["x_0"][None], post.mean()["x"]])
-    check_lorenz(post, path, lambda x: float(ess_bulk(x)))
+    path = np.concatenate([post.draws["x_0"][:, :, None], post.draws["x"]], axis=2).astype(np.float64)
+    error = np.asarray(ess_bulk(path.reshape(*path.shape[:2], -1))).reshape(path.shape[2:]) ** -0.5
+    check_lorenz(post, (path.mean(axis=(0, 1)), error), lambda x: float(ess_bulk(x)))
