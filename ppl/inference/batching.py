@@ -9,6 +9,8 @@ from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import PyTree
 
 CHAIN_METHODS = ("vectorized", "sequential", "parallel")
+# Draws evaluated at a time, of any number: pointwise likelihoods of all of them need not lie in memory as one trace.
+BATCH = 1024
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,10 +7,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Key, Shaped
 
+from ppl.inference.batching import BATCH
 from ppl.inference.program import Program
-
-# Draws evaluated at a time: pointwise likelihoods of many draws and observations need not lie in memory as one trace.
-_BATCH = 1024
 
 
 def constrained_draws(
@@ -62,21 +60,21 @@ def observed_data(program: Program) -> dict[str, Shaped[Array, "..."]]:
 def _constrained(
     keys: Key[Array, " n"], program: Program, flat: Float[Array, "n d"]
 ) -> dict[str, Shaped[Array, "n ..."]]:
-    return jax.lax.map(lambda pair: program.constrained(pair[1], pair[0]), (keys, flat), batch_size=_BATCH)
+    return jax.lax.map(lambda pair: program.constrained(pair[1], pair[0]), (keys, flat), batch_size=BATCH)
 
 
 @eqx.filter_jit
 def _log_likelihood(
     program: Program, values: Mapping[str, Shaped[Array | np.ndarray, "n ..."]]
 ) -> dict[str, Float[Array, "n ..."]]:
-    return jax.lax.map(program.log_likelihood, values, batch_size=_BATCH)
+    return jax.lax.map(program.log_likelihood, values, batch_size=BATCH)
 
 
 @eqx.filter_jit
 def _simulated(
     keys: Key[Array, " n"], program: Program, values: Mapping[str, Shaped[Array | np.ndarray, "n ..."]]
 ) -> dict[str, Shaped[Array, "n ..."]]:
-    return jax.lax.map(lambda pair: program.simulated(*pair), (keys, values), batch_size=_BATCH)
+    return jax.lax.map(lambda pair: program.simulated(*pair), (keys, values), batch_size=BATCH)
 
 
 @eqx.filter_jit

@@ -12,14 +12,12 @@ from blackjax.diagnostics import psis_weights
 from jaxtyping import Array, Float, Key
 from numpyro.distributions import Distribution
 
-from ppl.inference.batching import check_batch_size, mapped
+from ppl.inference.batching import BATCH, check_batch_size, mapped
 from ppl.inference.densities import never_nan
 from ppl.inference.posterior import Posterior, posterior_of
 from ppl.inference.program import Program, check_continuous
 from ppl.inference.starts import Start, check_start
 from ppl.smc.weights import logmeanexp
-
-BATCH = 1024  # draws evaluated at a time
 
 
 @dataclasses.dataclass(frozen=True)
