@@ -36,7 +36,8 @@ class Sampler(Protocol):
 
     A sampler that moves by something else than the log density has a method `target(program)` too, and is given what
     that returns in place of `log_density`. One that draws minibatches of the data says so by `minibatches = True`; one
-    whose chains learn from each other by `ensemble = True`; of all others, a chain depends on its own keys alone.
+    whose chains learn from each other by `ensemble = True`; of all others, a chain depends on its own keys alone. One
+    whose chains do unequal work in a step, such as trees, says so by `uneven = True`.
     """
 
     @property
@@ -69,13 +70,14 @@ def run_chains(
     draws: int,
     name: str,
     thin: int = 1,
-    chain_method: str = "vectorized",
+    chain_method: str = "auto",
     batch_size: int | None = None,
     show_progress: bool = False,
     checkpoint: str | PathLike[str] | None = None,
 ) -> Posterior:
     """Draws of all chains by a sampler; see `ppl.infer` for the arguments."""
-    layout = Layout.of(chains, chain_method, batch_size, ensemble=getattr(method, "ensemble", False), label=name)
+    together = {attribute: getattr(method, attribute, False) for attribute in ("ensemble", "uneven")}
+    layout = Layout.of(chains, chain_method, batch_size, **together, label=name)
     begun = time.perf_counter()
     key_start, key_warm, key_run = jax.random.split(key, 3)
     block = max(1, -(-draws // _BLOCKS))
@@ -128,9 +130,12 @@ def traced_chains(
 def _warm(
     key: Key[Array, ""], program: Program, method: Sampler, layout: Layout, positions: Float[Array, "chains d"]
 ) -> tuple[PyTree, PyTree]:
-    def run(keys: Key[Array, " chains"], positions: Float[Array, "chains d"]) -> tuple[PyTree, PyTree]:
-        return method.warm(keys, target_of(method, program), positions)
+    target = target_of(method, program)
 
+    def run(keys: Key[Array, " chains"], positions: Float[Array, "chains d"]) -> tuple[PyTree, PyTree]:
+        return method.warm(keys, target, positions)
+
+    layout = layout.settled(target, program.structure.size)
     return over_chains(layout, run, jax.random.split(key, positions.shape[0]), positions)
 
 
@@ -147,10 +152,9 @@ def _advance(
 ) -> tuple[tuple[PyTree, PyTree], tuple[Float[Array, "length chains d"], dict[str, Shaped[Array, "length chains"]]]]:
     states, parameters = carry
     chains = jax.tree.leaves(states)[0].shape[0]
+    target = target_of(method, program)
 
     def run(which: Int[Array, " chains"], states: PyTree, parameters: PyTree) -> tuple[PyTree, PyTree]:
-        target = target_of(method, program)
-
         def step(states: PyTree, t: Int[Array, ""]) -> tuple[PyTree, tuple[Array, dict[str, Array]]]:
             keys = jax.random.split(jax.random.fold_in(key, t), chains)[which]
             states, positions, stats = method.step(keys, target, states, parameters)
@@ -165,6 +169,7 @@ def _advance(
         states, kept = jax.lax.scan(draw, states, jnp.arange(length))
         return states, jax.tree.map(lambda x: x.swapaxes(0, 1), kept)  # chains first
 
+    layout = layout.settled(target, program.structure.size)
     states, kept = over_chains(layout, run, jnp.arange(chains), states, parameters)
     return (states, parameters), jax.tree.map(lambda x: x.swapaxes(0, 1), kept)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import blackjax
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from blackjax.adaptation.base import get_filter_adapt_info_fn
 from jaxtyping import Array, Float, Key, PyTree, Shaped
 
+from ppl.inference.batching import each_chain
 from ppl.inference.densities import LogDensity
 
 
@@ -31,6 +32,8 @@ class NUTS:
     target_accept: float = 0.8
     max_tree_depth: int = 10
     dense_mass: bool = False
+
+    uneven: ClassVar[bool] = True  # trees
 
     def __post_init__(self) -> None:
         check_adaptation(self.warmup, self.target_accept)
@@ -56,7 +59,7 @@ class NUTS:
                 max_num_doublings=self.max_tree_depth,
             )
 
-        states, info = jax.vmap(one)(keys, states, parameters)
+        states, info = each_chain(one, keys, states, parameters)
         stats = hamiltonian_stats(states, info, parameters["step_size"])
         stats |= {"n_steps": info.num_integration_steps, "tree_depth": info.num_trajectory_expansions}
         return states, states.position, stats
@@ -96,7 +99,7 @@ class HMC:
             matrix = parameters["inverse_mass_matrix"]
             return kernel(key, state, log_density, parameters["step_size"], matrix, self.num_steps)
 
-        states, info = jax.vmap(one)(keys, states, parameters)
+        states, info = each_chain(one, keys, states, parameters)
         return states, states.position, hamiltonian_stats(states, info, parameters["step_size"])
 
 
@@ -164,4 +167,4 @@ def _adapted(
         (state, parameters), _ = adaptation.run(key, position, method.warmup)  # pyright: ignore[reportCallIssue]
         return state, {name: parameters[name] for name in ("step_size", "inverse_mass_matrix")}
 
-    return jax.vmap(one)(keys, positions)
+    return each_chain(one, keys, positions)

@@ -32,7 +32,7 @@ def infer(
     chains: int = 4,
     draws: int = 1000,
     thin: int = 1,
-    chain_method: str = "vectorized",
+    chain_method: str = "auto",
     batch_size: int | None = None,
     show_progress: bool = False,
     checkpoint: str | PathLike[str] | None = None,
@@ -50,6 +50,8 @@ def infer(
     - `thin`: keep each `thin`-th step of a Markov chain.
     - `chain_method`: how Markov chains run: `"vectorized"`, in one program; `"sequential"`, one after another, in the
       memory of one; `"parallel"`, spread over the devices that jax sees. The draws are those of the same chains.
+      `"auto"` is `"vectorized"`, but on a CPU `"sequential"` for NUTS and slice sampling of models that handle large
+      arrays: there chains that run together lose more by waiting for the longest tree than they gain.
     - `batch_size`: memory: how many chains of a device, or particles of a particle method, are evaluated at a time.
     - `show_progress`: a bar on standard error.
     - `checkpoint`: a folder. A Markov chain's state is saved there every tenth of the draws, and the same call after

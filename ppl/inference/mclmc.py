@@ -8,6 +8,7 @@ from blackjax import mclmc_find_L_and_step_size
 from blackjax.mcmc import mclmc
 from jaxtyping import Array, Float, Key, PyTree, Shaped
 
+from ppl.inference.batching import each_chain
 from ppl.inference.densities import LogDensity
 
 
@@ -49,7 +50,7 @@ class MCLMC:
             )
             return state, {"L": found.L, "step_size": found.step_size, "scale": found.inverse_mass_matrix}
 
-        return jax.vmap(one)(keys, positions)
+        return each_chain(one, keys, positions)
 
     def step(
         self, keys: Key[Array, " chains"], log_density: LogDensity, states: PyTree, parameters: PyTree
@@ -59,6 +60,6 @@ class MCLMC:
         def one(key: Any, state: Any, parameters: Any) -> Any:
             return kernel(key, state, log_density, parameters["scale"], parameters["L"], parameters["step_size"])
 
-        states, info = jax.vmap(one)(keys, states, parameters)
+        states, info = each_chain(one, keys, states, parameters)
         stats = {"lp": states.logdensity, "energy_error": info.energy_change, "step_size": parameters["step_size"]}
         return states, states.position, stats

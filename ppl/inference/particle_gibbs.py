@@ -12,6 +12,7 @@ from blackjax.mcmc import slice
 from jaxtyping import Array, Bool, Float, Key, PyTree, Shaped
 
 from ppl import smc
+from ppl.inference.batching import each_chain
 from ppl.inference.covariance import seen, started, window_ends
 from ppl.inference.densities import guarded
 from ppl.inference.pmmh import filtered_path, first_parameters
@@ -80,7 +81,7 @@ class ParticleGibbs:
             (position, windowed), _ = jax.lax.scan(adapt, (position, started(theta)), scanned)
             return _State(position, space.program.log_density(position)), {"factor": windowed.factor}
 
-        return jax.vmap(one)(keys, positions)
+        return each_chain(one, keys, positions)
 
     def step(
         self, keys: Key[Array, " chains"], space: StateSpace, states: PyTree, parameters: PyTree
@@ -91,7 +92,7 @@ class ParticleGibbs:
             renewed = jnp.mean((position[path] != state.position[path]).astype(position.dtype))
             return _State(position, space.program.log_density(position)), renewed
 
-        states, renewed = jax.vmap(one)(keys, states, parameters)
+        states, renewed = each_chain(one, keys, states, parameters)
         return states, states.position, {"lp": states.log_density, "path_renewed": renewed}
 
     def _sweep(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, PyTree, Shaped
 
 from ppl import smc
+from ppl.inference.batching import each_chain
 from ppl.inference.densities import never_nan
 from ppl.inference.program import Program
 from ppl.inference.random_walk import adapted_walk
@@ -88,7 +89,7 @@ class PMMH:
             again = jax.vmap(lambda k: self._visit(k, space, here.theta).log_likelihood)
             return here, parameters | {"noise": jnp.std(again(jax.random.split(key_noise, _REPLICATES)), ddof=1)}
 
-        return jax.vmap(one)(keys, positions)
+        return each_chain(one, keys, positions)
 
     def step(
         self, keys: Key[Array, " chains"], space: StateSpace, states: PyTree, parameters: PyTree
@@ -96,7 +97,7 @@ class PMMH:
         def one(key: Key[Array, ""], here: Visited, learned: dict[str, Array]) -> tuple[Visited, Array]:
             return self._walk(key, space, here, learned["factor"], learned["scale"])
 
-        states, rates = jax.vmap(one)(keys, states, parameters)
+        states, rates = each_chain(one, keys, states, parameters)
         stats = {
             "lp": states.log_prior + states.log_likelihood,
             "log_likelihood": states.log_likelihood,

@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from blackjax.mcmc import random_walk, slice
 from jaxtyping import Array, Bool, Float, Key, PyTree, Shaped
 
+from ppl.inference.batching import each_chain
 from ppl.inference.covariance import Windowed, seen, started, window_ends
 from ppl.inference.densities import LogDensity
 from ppl.inference.moves import slice_along
@@ -39,7 +40,7 @@ class RandomWalk:
             start = random_walk.init(position, log_density)
             return adapted_walk(key, step, start, position, self.warmup, self.target_accept)
 
-        return jax.vmap(one)(keys, positions)
+        return each_chain(one, keys, positions)
 
     def step(
         self, keys: Key[Array, " chains"], log_density: LogDensity, states: PyTree, parameters: PyTree
@@ -47,7 +48,7 @@ class RandomWalk:
         def one(key: Key[Array, ""], state: Any, parameters: Any) -> Any:
             return _metropolis(key, log_density, state, parameters["factor"], parameters["scale"])
 
-        states, info = jax.vmap(one)(keys, states, parameters)
+        states, info = each_chain(one, keys, states, parameters)
         return states, states.position, {"lp": states.logdensity, "acceptance_rate": info.acceptance_rate}
 
 
@@ -66,6 +67,8 @@ class Slice:
     warmup: int = 500
     width: float = 2.0
 
+    uneven: ClassVar[bool] = True  # brackets
+
     def warm(
         self, keys: Key[Array, " chains"], log_density: LogDensity, positions: Float[Array, "chains d"]
     ) -> tuple[PyTree, PyTree]:
@@ -81,7 +84,7 @@ class Slice:
             (state, windowed), _ = jax.lax.scan(adapt, start, scanned)
             return state, {"factor": windowed.factor}
 
-        return jax.vmap(one)(keys, positions)
+        return each_chain(one, keys, positions)
 
     def step(
         self, keys: Key[Array, " chains"], log_density: LogDensity, states: PyTree, parameters: PyTree
@@ -89,7 +92,7 @@ class Slice:
         def one(key: Key[Array, ""], state: Any, parameters: Any) -> Any:
             return sweep(key, log_density, state, parameters["factor"], self.width)
 
-        states, evaluations = jax.vmap(one)(keys, states, parameters)
+        states, evaluations = each_chain(one, keys, states, parameters)
         return states, states.position, {"lp": states.logdensity, "n_steps": evaluations}
 
 

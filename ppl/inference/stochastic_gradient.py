@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from ppl.inference.batching import each_chain
 from ppl.inference.densities import guarded
 from ppl.inference.modes import curvature, mode_near
 from ppl.inference.program import Program
@@ -139,7 +140,7 @@ def walked(
     def one(key: Key[Array, ""], state: PyTree, frame: Frame) -> PyTree:
         return jax.lax.scan(lambda s, k: (once(k, s, frame), None), state, jax.random.split(key, num))[0]
 
-    return jax.vmap(one)(keys, states, frames)
+    return each_chain(one, keys, states, frames)
 
 
 def located(frames: Frame, coordinates: Float[Array, "chains d"]) -> Float[Array, "chains d"]:

@@ -11,6 +11,7 @@ from ppl.inference import HMC, IBIS, MEADS, NUTS, SMC2, Importance, PersistentSM
 from ppl.inference.batching import Layout
 from ppl.inference.chains import _advance, _warm
 from ppl.inference.program import Program
+from ppl.inference.work import numbers_an_operation
 
 Y = jnp.linspace(-1.0, 2.0, 8)
 
@@ -37,8 +38,8 @@ def test_chains_are_the_same_however_they_are_run(options):
 
 def test_groups_are_even_and_no_larger_than_asked():
     def layout(chains, **options):
-        given = {"chain_method": "vectorized", "batch_size": None, "ensemble": False, "label": "nuts", **options}
-        return Layout.of(chains, **given)
+        given = {"chain_method": "vectorized", "batch_size": None, "ensemble": False, "uneven": True, "label": "nuts"}
+        return Layout.of(chains, **{**given, **options})
 
     assert jax.device_count() == 2
     assert layout(8) == Layout(1, 8)
@@ -47,6 +48,32 @@ def test_groups_are_even_and_no_larger_than_asked():
     assert layout(8, chain_method="parallel") == Layout(2, 4)
     assert layout(8, chain_method="parallel", batch_size=2) == Layout(2, 2)
     assert layout(8, chain_method="sequential") == Layout(1, 1)
+    assert layout(8, chain_method="auto") == Layout(1, 8, by_work=True)
+    assert layout(8, chain_method="auto", batch_size=4) == Layout(1, 4)
+    assert layout(8, chain_method="auto", uneven=False) == Layout(1, 8)
+
+
+def test_chains_run_apart_where_arrays_are_large():
+    auto, x = Layout(1, 4, by_work=True), jnp.linspace(-1, 1, 1000)
+    assert auto.settled(lambda beta: -jnp.sum((x - beta[0]) ** 2), 1) == Layout(1, 1)
+    assert auto.settled(lambda beta: -jnp.sum((x[:10] - beta[0]) ** 2), 1) == Layout(1, 4)
+    assert Layout(1, 4).settled(lambda beta: -jnp.sum((x - beta[0]) ** 2), 1) == Layout(1, 4)
+    # What is chosen is what was asked for by name, bit for bit.
+    for data, chosen in ((x, "sequential"), (Y, "vectorized")):
+        given = {"method": NUTS(warmup=50), "key": 1, "draws": 20}
+        whole, named = infer(normal, data, **given), infer(normal, data, **given, chain_method=chosen)
+        np.testing.assert_array_equal(whole.unconstrained, named.unconstrained)
+
+
+def test_work_counts_the_passes_of_loops():
+    def looped(x):
+        return jax.lax.scan(lambda total, y: (total + y, None), jnp.zeros(3), x)[0]
+
+    assert numbers_an_operation(lambda x: jnp.exp(x), jnp.ones(50)) == 50
+    assert numbers_an_operation(lambda x: jnp.sum(jnp.exp(x)), jnp.ones(50)) == 51 / 2
+    # The broadcast zeros, and seven additions of three numbers.
+    assert numbers_an_operation(looped, jnp.ones((7, 3))) == 3
+    assert numbers_an_operation(jax.jit(jnp.exp), jnp.ones(50)) == 50
 
 
 def test_batches_bound_the_memory_of_chains():
@@ -90,7 +117,7 @@ def test_particles_are_the_same_however_many_at_a_time(method):
     [
         (
             {"chain_method": "pmap"},
-            "chain_method: 'pmap' is not known; known are 'vectorized', 'seq",
+            "chain_method: 'pmap' is not known; known are 'auto', 'vectorized', 'seq",
         ),
         ({"batch_size": 0}, "batch_size: a whole number from 1 up is wanted, got 0"),
         ({"chain_method": "sequential", "batch_size": 2}, "sequential chains run one at a time, got 2"),
