@@ -1,13 +1,16 @@
 """Is a stated probability true? Brier score, reliability bins, calibration error. Are ranks uniform? ECDF bands."""
 
 import functools
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Array, Bool, Float, Int, Shaped
-from scipy import stats
+from scipy import special
 
 from ppl.intervals import beta_interval
+
+if TYPE_CHECKING:
+    import pandas
 
 Outcome = Bool[np.ndarray | Array, " n"] | Int[np.ndarray | Array, " n"]
 
@@ -26,7 +29,7 @@ def brier_score(probability: Float[np.ndarray | Array, " n"], outcome: Outcome) 
 
 def reliability_bins(
     probability: Float[np.ndarray | Array, " n"], outcome: Outcome, *, num_bins: int = 10, level: float = 0.9
-) -> pd.DataFrame:
+) -> "pandas.DataFrame":
     """Stated probability against frequency, in bins of equal width.
 
     **Returns:** one row for each bin that holds anything: `count`, `mean_probability`, `frequency`, and the ends
@@ -34,6 +37,8 @@ def reliability_bins(
 
     **Raises:** as `brier_score`; `ValueError` if `num_bins` is below 1.
     """
+    import pandas as pd  # half a second, with what it brings; ranks and bands want none of it
+
     p, y = _checked(probability, outcome)
     if num_bins < 1:
         raise ValueError(f"num_bins: at least 1 is wanted, got {num_bins}")
@@ -137,7 +142,7 @@ def _pointwise(num: int, num_ranks: int) -> Float[np.ndarray, "k counts"]:
     """The two-sided p-value of each number of ranks (0 ... num) up to each k."""
     chance = np.arange(1, num_ranks)[:, None] / num_ranks
     counts = np.arange(num + 1)
-    below, above = stats.binom.cdf(counts, num, chance), stats.binom.sf(counts - 1, num, chance)
+    below, above = special.bdtr(counts, num, chance), special.bdtrc(counts - 1, num, chance)
     return np.minimum(1, 2 * np.minimum(below, above))
 
 
@@ -150,12 +155,17 @@ def _crossing(inside: Bool[np.ndarray, "k counts"]) -> float:
     **Source:** Moscovich & Nadler (2017), Statistics & Probability Letters 123.
     """
     num_ranks, num = inside.shape[0] + 1, inside.shape[1] - 1
-    increments = stats.poisson.pmf(np.arange(num + 1), num / num_ranks)
+    increments = _poisson(np.arange(num + 1), num / num_ranks)
     stayed = np.zeros(num + 1)
     stayed[0] = 1
     for allowed in inside:
         stayed = np.convolve(stayed, increments)[: num + 1] * allowed
-    return float(max(0, 1 - stayed @ increments[::-1] / stats.poisson.pmf(num, num)))
+    return float(max(0, 1 - stayed @ increments[::-1] / _poisson(num, num)))
+
+
+def _poisson(count: int | Int[np.ndarray, " n"], mean: float) -> Float[np.ndarray, "*n"]:
+    """Probabilities of counts; `scipy.stats`, which has them, takes half a second to import."""
+    return np.asarray(np.exp(special.xlogy(count, mean) - mean - special.gammaln(np.add(count, 1))))
 
 
 def _checked(

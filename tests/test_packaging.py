@@ -67,3 +67,10 @@ def test_make_alone_lists_every_target():
 
 def test_the_type_information_is_marked():
     assert (ROOT / "ppl" / "py.typed").is_file()
+
+
+def test_inference_brings_nothing_that_only_tables_and_plots_want():
+    # Cold starts are measured beside NumPyro's; each of these takes a third of a second or more.
+    code = "import sys, ppl.inference; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert not {"arviz", "matplotlib", "pandas", "scipy.stats", "xarray"} & set(done.stdout.split())

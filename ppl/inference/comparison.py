@@ -2,18 +2,19 @@
 
 import warnings
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
-from ppl import arviz_adapter
-from ppl.arviz_adapter import BAD_PARETO_K
 from ppl.inference.evaluation import observed_data
 from ppl.inference.posterior import Posterior
 from ppl.inference.program import Program
 
+if TYPE_CHECKING:
+    import pandas
 
-def compare(posteriors: Mapping[str, Posterior], *, site: str | None = None) -> pd.DataFrame:
+
+def compare(posteriors: Mapping[str, Posterior], *, site: str | None = None) -> "pandas.DataFrame":
     """Leave-one-out predictive density of each model, and the weights of their best mixture.
 
     **Arguments:** `posteriors`: by the name of the model, all of the same data. `site`: the observed site to compare
@@ -33,6 +34,8 @@ def compare(posteriors: Mapping[str, Posterior], *, site: str | None = None) -> 
     **Source:** Vehtari, Gelman & Gabry (2017) for PSIS-LOO, by ArviZ; Yao, Vehtari, Simpson & Gelman (2018) for
     stacking.
     """
+    from ppl import arviz_adapter
+
     if len(posteriors) < 2:
         raise ValueError(f"posteriors: two at least are wanted to compare, got {len(posteriors)}")
     sites = {name: _site(name, posterior, site) for name, posterior in posteriors.items()}
@@ -63,8 +66,9 @@ def compare(posteriors: Mapping[str, Posterior], *, site: str | None = None) -> 
         if bad:
             warnings.warn(
                 f"compare: of {name!r}, {bad} of {np.prod(shapes[name])} observations have a Pareto k above "
-                f"{BAD_PARETO_K} (largest {largest:.2f}): the posterior without them is too far from the one with them "
-                "to tell elpd. Take more draws, refit without these observations, or compare by log evidence",
+                f"{arviz_adapter.BAD_PARETO_K} (largest {largest:.2f}): the posterior without them is too far from the "
+                "one with them to tell elpd. Take more draws, refit without these observations, or compare by log "
+                "evidence",
                 UserWarning,
                 stacklevel=2,
             )

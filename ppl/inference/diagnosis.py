@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Shaped
-from scipy import stats as distributions
+from scipy.special import chdtri
 
 from ppl.calibration import holm
 from ppl.inference.convergence import convergence
@@ -136,7 +136,7 @@ def _of_runs(stats: Mapping[str, np.ndarray]) -> list[Advice]:
         return []
     ratio = float(evidence.std(ddof=1) / np.sqrt((stated**2).mean()))
     freedom = len(evidence) - 1
-    if ratio**2 * freedom <= distributions.chi2.isf(_FALSE_ALARM, freedom):
+    if ratio**2 * freedom <= chdtri(freedom, _FALSE_ALARM):
         return []
     advice = (
         "times what each states the runs differ in log evidence: some have missed a mode or a narrow part; take more "

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 from numpyro.distributions import Distribution
-from scipy import stats
-from scipy.special import logsumexp
+from scipy.special import kolmogorov, logsumexp
 
 from ppl.inference.densities import never_nan
 from ppl.inference.posterior import Posterior, posterior_of
@@ -238,7 +237,7 @@ def insertion_p_values(counts: Float[np.ndarray, "chains live"]) -> Float[np.nda
     total = counts.sum(axis=1)
     reached = np.cumsum(counts, axis=1) / total[:, None]
     apart = np.abs(reached - np.arange(1, counts.shape[1] + 1) / counts.shape[1]).max(axis=1)
-    return stats.kstwobign.sf(apart * np.sqrt(total))
+    return kolmogorov(apart * np.sqrt(total))
 
 
 def weighed(

@@ -5,16 +5,13 @@ import json
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 from jaxtyping import Array, Float, Key, Shaped
-from matplotlib.figure import Figure
 
-from ppl import arviz_adapter
 from ppl.files import replacing
 from ppl.inference.convergence import convergence
 from ppl.inference.diagnosis import Advice, diagnose
@@ -29,6 +26,11 @@ from ppl.inference.evaluation import (
 from ppl.inference.program import Program
 from ppl.keys import as_key
 from ppl.smc.resampling import systematic
+
+# For tables and plots alone, and half a second each to import; so are pandas and xarray in `ppl.arviz_adapter`.
+if TYPE_CHECKING:
+    import matplotlib.figure
+    import pandas
 
 _FORMAT = "ppl-posterior-1"
 
@@ -100,8 +102,10 @@ class Posterior:
         weights = np.exp(np.asarray(self.log_weights, np.float64) - self.log_weights.max())
         return weights / weights.sum()
 
-    def summary(self, level: float = 0.9) -> pd.DataFrame:
+    def summary(self, level: float = 0.9) -> "pandas.DataFrame":
         """A row for each scalar: mean, sd, an equal-tailed interval, and (without weights) MCSE, bulk ESS and R-hat."""
+        import pandas as pd
+
         if not 0 < level < 1:
             raise ValueError(f"level: a probability strictly between 0 and 1 is wanted, got {level!r}")
         ends = ((1 - level) / 2, (1 + level) / 2)
@@ -155,6 +159,8 @@ class Posterior:
         discrete sites were summed out there is no `log_likelihood`: that of observations given the drawn values of
         these sites would make LOO too good.
         """
+        from ppl import arviz_adapter
+
         program = self._program()
         structure = program.structure
         equal = self.equal_weight(key)
@@ -191,7 +197,7 @@ class Posterior:
             leading |= dict.fromkeys(("weighted_posterior", "sample_stats"), ("chain", "particle"))
         return arviz_adapter.from_dict(groups, dims=dims, coords=coords, attrs=attrs, leading=leading)
 
-    def plot_trace(self, names: list[str] | None = None) -> Figure:
+    def plot_trace(self, names: list[str] | None = None) -> "matplotlib.figure.Figure":
         """Traces and histograms of scalar components (at most 12), a colour for each chain."""
         from ppl.inference.posterior_plots import trace_figure
 

@@ -2,21 +2,23 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import blackjax.diagnostics as diagnostics
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
-from matplotlib.figure import Figure
 
 from ppl.calibration import holm, rank_p_value
 from ppl.inference.evaluation import scalars
 from ppl.inference.program import Program
-from ppl.plots import rank_ecdfs
+
+# For tables and plots alone, and half a second each to import.
+if TYPE_CHECKING:
+    import matplotlib.figure
+    import pandas
 
 LOG_LIKELIHOOD = "log_likelihood"
 _SHOWN = 12
@@ -51,13 +53,15 @@ class SBC:
             raise ValueError(f"level: a probability strictly between 0 and 1 is wanted, got {level!r}")
         return bool(self.table()["adjusted"].min() > level)
 
-    def table(self) -> pd.DataFrame:
+    def table(self) -> "pandas.DataFrame":
         """A row for each scalar, the worst first.
 
         Columns: `p_value`; `adjusted`, by Holm over all rows; `mean_rank`, 1/2 if right, above it if the method's draws
         are too low; `spread`, the sd of ranks over that of uniform ones: above 1 if the method's posteriors are too
         narrow, below if too wide; and `relative_ess` for Markov chains.
         """
+        import pandas as pd
+
         ranks = scalars(self.ranks, 1)
         p_values = self.p_values()
         # Ranks are 0 ... L: mean L / 2, variance ((L + 1)^2 - 1) / 12.
@@ -78,11 +82,13 @@ class SBC:
         table.index.name = "quantity"
         return table.sort_values("p_value", kind="stable")
 
-    def plot(self, level: float = 0.01) -> Figure:
+    def plot(self, level: float = 0.01) -> "matplotlib.figure.Figure":
         """ECDFs of ranks less the uniform one, of the dozen scalars of the smallest p-values, with the common band.
 
         **Arguments:** `level`: the chance that any scalar (shown or not) of a right method leaves the band.
         """
+        from ppl.plots import rank_ecdfs
+
         ranks = scalars(self.ranks, 1)
         shown = {label: ranks[label] for label in list(self.table().index)[:_SHOWN]}
         figure = rank_ecdfs(shown, self.num_draws + 1, level=level / len(ranks))

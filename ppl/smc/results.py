@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ppl.arviz_adapter import named_leaves, weighted_posterior
 from ppl.cost import Ledger
 from ppl.keys import like_leaf, raw_array
 from ppl.smc.resampling import systematic
@@ -77,6 +76,8 @@ class Run(eqx.Module):
 
         **Raises:** `ValueError` for an extinct run: no particle of it is a draw.
         """
+        from ppl.arviz_adapter import named_leaves, weighted_posterior  # pandas and xarray, for nothing else here
+
         if np.any(np.asarray(self.extinct_at) >= 0):
             raise ValueError(f"run: every particle was dead at step {np.max(self.extinct_at)}; there are no draws")
         run = eqx.tree_at(lambda r: (r.cost, r.history), self, (None, None), is_leaf=lambda x: x is None)
