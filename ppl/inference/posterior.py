@@ -27,7 +27,7 @@ from ppl.inference.program import Program
 from ppl.keys import as_key
 from ppl.smc.resampling import systematic
 
-# For tables and plots alone, and half a second each to import; so are pandas and xarray in `ppl.arviz_adapter`.
+# For tables and plots alone, and 0.3 to 0.4 s each to import; so are pandas and xarray in `ppl.arviz_adapter`.
 if TYPE_CHECKING:
     import matplotlib.figure
     import pandas

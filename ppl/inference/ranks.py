@@ -15,7 +15,7 @@ from ppl.calibration import holm, rank_p_value
 from ppl.inference.evaluation import scalars
 from ppl.inference.program import Program
 
-# For tables and plots alone, and half a second each to import.
+# For tables and plots alone, and 0.3 to 0.4 s each to import.
 if TYPE_CHECKING:
     import matplotlib.figure
     import pandas
