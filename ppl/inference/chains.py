@@ -2,9 +2,10 @@
 
 Blocks make three things one: the progress bar ticks between them, a checkpoint is a state between two of them, and the
 key of step t is `fold_in(key, t)`, so that neither blocks nor a resumed run change a draw. Both programs are compiled
-once for each (model, shapes, method, number of chains) and kept.
+once for each (model, shapes, method, number of chains), side by side, and kept.
 """
 
+import concurrent.futures
 import dataclasses
 import time
 from os import PathLike
@@ -91,8 +92,10 @@ def run_chains(
             starts = jax.eval_shape(lambda: jnp.zeros((chains, program.structure.size)))
             resumed = store.restore(eqx.filter_eval_shape(_warm, key_warm, program, method, layout, starts))
         if resumed is None:
-            carry = _warm(key_warm, program, method, layout, starting_points(key_start, program, chains))
-            done = 0
+            compiled = _compiled(key_warm, program, method, layout, chains, block, thin)
+            starts = starting_points(key_start, program, chains)
+            concurrent.futures.wait(compiled)
+            carry, done = _warm(key_warm, program, method, layout, starts), 0
         else:
             carry, positions, statistics, done = resumed
         tick()
@@ -126,6 +129,25 @@ def traced_chains(
     return positions.swapaxes(0, 1), jnp.all(good)
 
 
+def _compiled(
+    key: Key[Array, ""], program: Program, method: Sampler, layout: Layout, chains: int, block: int, thin: int
+) -> list[concurrent.futures.Future[Any]]:
+    """`_warm` and `_advance`, compiled side by side: most of what a first run takes. Calls find them in JAX's cache.
+
+    They are traced one after the other, because NumPyro's handlers are one stack for all threads.
+    """
+    warm: Any = _warm
+    advance: Any = _advance
+    pool = concurrent.futures.ThreadPoolExecutor(max_workers=2)
+    arguments = (key, program, method, layout, jnp.empty((chains, program.structure.size)))
+    compiled = [pool.submit(warm.lower(*arguments).compile)]
+    carry = jax.tree.map(lambda x: jnp.empty(x.shape, x.dtype), eqx.filter_eval_shape(_warm, *arguments))
+    lowered = advance.lower(key, program, method, layout, carry, jnp.asarray(0), block, thin)
+    compiled.append(pool.submit(lowered.compile))
+    pool.shutdown(wait=False)
+    return compiled
+
+
 @eqx.filter_jit
 def _warm(
     key: Key[Array, ""], program: Program, method: Sampler, layout: Layout, positions: Float[Array, "chains d"]
@@ -136,7 +158,8 @@ def _warm(
         return method.warm(keys, target, positions)
 
     layout = layout.settled(target, program.structure.size)
-    return over_chains(layout, run, jax.random.split(key, positions.shape[0]), positions)
+    carry = over_chains(layout, run, jax.random.split(key, positions.shape[0]), positions)
+    return jax.tree.map(lambda x: x.astype(x.dtype), carry)  # weak types are others to the compiler
 
 
 @eqx.filter_jit

@@ -1,5 +1,6 @@
 """Every Markov chain against a conjugate posterior, compiled once, and resumed bit for bit."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -75,6 +76,16 @@ def test_the_same_key_gives_the_same_draws_and_new_data_do_not_compile():
     other = infer(counted, Y + 1, method=NUTS(warmup=200), key=4, draws=100)
     assert len(traces) == before
     assert not np.array_equal(first.unconstrained, other.unconstrained)
+
+
+def test_what_was_compiled_side_by_side_is_what_runs(caplog):
+    jax.config.update("jax_log_compiles", True)
+    try:
+        infer(normal_gamma, Y[:-1], method=NUTS(warmup=10), key=3, draws=20)
+    finally:
+        jax.config.update("jax_log_compiles", False)
+    for name in ("_warm", "_advance"):
+        assert caplog.text.count(f"Finished XLA compilation of jit({name})") == 1
 
 
 def test_a_killed_run_goes_on_to_the_same_draws(tmp_path):
