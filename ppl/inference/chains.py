@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
 
 from ppl.inference.batching import Layout, over_chains
-from ppl.inference.checkpoint import Checkpoint
+from ppl.inference.checkpoint import Checkpoint, storable
 from ppl.inference.densities import LogDensity, guarded
 from ppl.inference.posterior import Posterior, posterior_of
 from ppl.inference.program import Program
@@ -97,7 +97,8 @@ def run_chains(
             concurrent.futures.wait(compiled)
             carry, done = _warm(key_warm, program, method, layout, starts), 0
         else:
-            carry, positions, statistics, done = resumed
+            done, carry, kept = resumed
+            positions, statistics = [kept["positions"]], [kept["stats"]]
         tick()
         while done < draws:
             carry, kept = _advance(key_run, program, method, layout, carry, jnp.asarray(done * thin), block, thin)
@@ -106,7 +107,9 @@ def run_chains(
             statistics.append(stats)
             done += block
             if store is not None:
-                store.save(carry, positions, statistics, done)
+                statistics = [{name: np.concatenate([part[name] for part in statistics]) for name in stats}]
+                positions = [np.concatenate(positions)]
+                store.save(done, carry, positions=positions[0], stats=statistics[0])
             tick()
     moved = np.concatenate(positions)[:draws].swapaxes(0, 1)
     stats = {
@@ -159,7 +162,7 @@ def _warm(
 
     layout = layout.settled(target, program.structure.size)
     carry = over_chains(layout, run, jax.random.split(key, positions.shape[0]), positions)
-    return jax.tree.map(lambda x: x.astype(x.dtype), carry)  # weak types are others to the compiler
+    return storable(carry)
 
 
 @eqx.filter_jit

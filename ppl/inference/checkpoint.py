@@ -1,17 +1,20 @@
-"""State of a run on disk between blocks, so that a killed run goes on where it was and gives the same draws.
+"""State of a run on disk as it goes, so that a killed run goes on where it was and gives the same draws.
 
 Arrays are written by orbax, which replaces a checkpoint only by a complete one. A small manifest beside them says what
 the run was of: program, data, method, key and sizes. Another run does not resume from it.
 """
 
+import dataclasses
 import hashlib
 import json
+import time
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, PyTree
 
@@ -21,6 +24,8 @@ from ppl.keys import like_leaf, raw_array
 
 _MANIFEST = "run.json"
 _FORMAT = "ppl-chains-1"
+# Seconds between two states of a particle method on disk; what a kill loses.
+_EVERY = 10.0
 
 
 class Checkpoint:
@@ -35,6 +40,7 @@ class Checkpoint:
             self.folder / "state", options=orbax.CheckpointManagerOptions(max_to_keep=1)
         )
         self.args = orbax.args
+        self.saved = time.monotonic()
         manifest = self.folder / _MANIFEST
         if manifest.exists():
             stored = json.loads(manifest.read_text())
@@ -56,34 +62,55 @@ class Checkpoint:
         """The checkpoint of this run in `folder`, or `None` without one."""
         return None if folder is None else Checkpoint(folder, _identity(program, method, key, sizes))
 
-    def save(
-        self, carry: PyTree, positions: list[np.ndarray], statistics: list[dict[str, np.ndarray]], done: int
-    ) -> None:
-        """The state after `done` draws, and the draws; returns when they are on disk."""
-        leaves = {f"{i:04d}": raw_array(leaf) for i, leaf in enumerate(jax.tree.leaves(carry))}
-        stats = {name: np.concatenate([part[name] for part in statistics]) for name in statistics[0]}
-        tree = {"carry": leaves, "positions": np.concatenate(positions), "stats": stats}
-        self.manager.save(done, args=self.args.StandardSave(tree))
+    @property
+    def due(self) -> bool:
+        """Whether a run that saves when it likes should do so now."""
+        return time.monotonic() - self.saved >= _EVERY
+
+    def save(self, step: int, carry: PyTree, **more: PyTree) -> None:
+        """The state after `step` steps, and dicts of arrays; returns when they are on disk."""
+        self.manager.save(step, args=self.args.StandardSave({"carry": numbered(carry), **more}))
         self.manager.wait_until_finished()
+        self.saved = time.monotonic()
 
-    def restore(self, shapes: PyTree) -> tuple[PyTree, list[np.ndarray], list[dict[str, np.ndarray]], int] | None:
-        """Carry, draws, statistics and number of draws of the newest checkpoint; `None` if there is none.
+    def restore(self, like: PyTree) -> tuple[int, PyTree, dict[str, Any]] | None:
+        """Step, carry and the dicts of arrays of the newest checkpoint; `None` if there is none.
 
-        **Arguments:** `shapes`: the structure of the carry, by `jax.eval_shape`.
+        **Arguments:** `like`: what has the structure of the carry and its dtypes, as from `jax.eval_shape`.
         """
         step = self.manager.latest_step()
         if step is None:
             return None
-        stored = self.manager.restore(step, args=self.args.StandardRestore())
-        likes, structure = jax.tree.flatten(shapes)
-        leaves = [like_leaf(stored["carry"][f"{i:04d}"], like) for i, like in enumerate(likes)]
-        stats = {name: np.asarray(value) for name, value in stored["stats"].items()}
-        return jax.tree.unflatten(structure, leaves), [np.asarray(stored["positions"])], [stats], step
+        stored = dict(self.manager.restore(step, args=self.args.StandardRestore()))
+        return step, rebuilt(stored.pop("carry"), like), stored
+
+
+def numbered(tree: PyTree) -> dict[str, np.ndarray]:
+    """The leaves of a tree by number, as a checkpoint holds them."""
+    return {f"{i:04d}": raw_array(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
+
+
+def rebuilt(stored: Mapping[str, np.ndarray], like: PyTree) -> PyTree:
+    """The tree of which `numbered` made `stored`, its structure and dtypes those of `like`."""
+    likes, structure = jax.tree.flatten(like)
+    return jax.tree.unflatten(structure, [like_leaf(stored[f"{i:04d}"], leaf) for i, leaf in enumerate(likes)])
+
+
+def storable(tree: PyTree) -> PyTree:
+    """Arrays without weak types, as restored ones are: to the compiler those are others."""
+
+    def strong(x: Array) -> Array:
+        return x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x.astype(x.dtype)
+
+    return jax.tree.map(strong, tree)
 
 
 def _identity(program: Program, method: Any, key: Key[Array, ""], sizes: Mapping[str, int]) -> dict[str, Any]:
     digest = hashlib.sha256()
-    for leaf in jax.tree.leaves((program.args, program.kwargs)):
+    start = dict(sorted((getattr(method, "start", None) or {}).items()))
+    if start:  # distributions show themselves by their address
+        method = dataclasses.replace(method, start=None)
+    for leaf in jax.tree.leaves((program.args, program.kwargs, start)):
         if isinstance(leaf, jax.Array):
             digest.update(np.ascontiguousarray(np.asarray(leaf)).tobytes())
         else:
@@ -93,6 +120,7 @@ def _identity(program: Program, method: Any, key: Key[Array, ""], sizes: Mapping
         "sites": [[site.name, list(site.shape), site.kind] for site in program.structure.sites],
         "data": digest.hexdigest(),
         "method": repr(method),
+        "start": {name: type(distribution).__name__ for name, distribution in start.items()},
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         **sizes,
     }

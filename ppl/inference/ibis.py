@@ -8,15 +8,17 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping
+from os import PathLike
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 from numpyro.distributions import Distribution
 
 from ppl.inference.batching import mapped
+from ppl.inference.checkpoint import Checkpoint, storable
 from ppl.inference.densities import LogDensity, guarded
 from ppl.inference.moves import Move, as_move
 from ppl.inference.posterior import Posterior
@@ -85,15 +87,24 @@ class IBIS:
             raise ValueError(f"batch: at least one observation is wanted, got {self.batch}")
         check_target_ess(self.target_ess)
 
-    def run(self, key: Key[Array, ""], program: Program, *, chains: int, draws: int, show_progress: bool) -> Posterior:
+    def run(
+        self,
+        key: Key[Array, ""],
+        program: Program,
+        *,
+        chains: int,
+        draws: int,
+        show_progress: bool,
+        checkpoint: str | PathLike[str] | None = None,
+    ) -> Posterior:
         """`chains` runs of `draws` particles; see `ppl.infer`."""
         given = check_run(self, program, "IBIS", draws)
         begun = time.perf_counter()
         plate = _plate(program, self.plate)
         settings = dataclasses.replace(self, start=None, kernel=as_move(self.kernel), plate=plate)
-        runs = independent_runs(
-            key, lambda one: _iterated(one, program, settings, given, draws), chains, "ibis", show_progress
-        )
+        store = Checkpoint.of(checkpoint, program, self, key, {"chains": chains, "draws": draws})
+        staged = _Iterated(program, settings, given, draws)
+        runs = independent_runs(key, staged, chains, "ibis", show_progress=show_progress, store=store)
         return posterior_of_runs(
             program,
             runs.particles,
@@ -136,37 +147,73 @@ class _Carry(NamedTuple):
     non_finite: Int[Array, ""]
 
 
-@eqx.filter_jit
-def _iterated(key: Key[Array, ""], program: Program, settings: IBIS, given: dict[str, Distribution], num: int) -> _Run:
-    path = _Growing(program, str(settings.plate), settings.batch, settings.batch_size)
-    start = Start(program, given)
-    key_init, key_run = jax.random.split(key)
-    particles = mapped(start.draw, settings.batch_size, jax.random.split(key_init, num))
-    zeros = jnp.zeros(num, particles.dtype)
-    pointwise, bad = path.pointwise(particles)
-    log_weights = mapped(start.log_correction, settings.batch_size, particles) if given else zeros
-    first = _Carry(
-        key=key_run,
-        particles=particles,
-        log_weights=log_weights,
-        pointwise=pointwise,
-        log_scale=first_log_scale(settings, particles),
-        genealogy=found(zeros),
-        log_predictive=jnp.zeros(path.batches, particles.dtype),
-        absorbed=jnp.zeros((), jnp.int32),
-        moves=jnp.zeros((), jnp.int32),
-        traces=jnp.full((len(_TRACES), path.batches), jnp.nan, particles.dtype),
-        non_finite=bad,
-    )
-    columns = jnp.arange(path.batches)
+class _Iterated(eqx.Module):
+    """One run, from one move to the next."""
 
-    def absorb(carry: _Carry) -> tuple[_Carry, Array]:
+    program: Program
+    settings: IBIS = eqx.field(static=True)
+    given: dict[str, Distribution]
+    num: int = eqx.field(static=True)
+
+    @property
+    def path(self) -> "_Growing":
+        """The posteriors on the way."""
+        settings = self.settings
+        return _Growing(self.program, str(settings.plate), settings.batch, settings.batch_size)
+
+    @eqx.filter_jit
+    def begin(self, key: Key[Array, ""]) -> _Carry:
+        """Particles of the start, before any data."""
+        start, settings, path = Start(self.program, self.given), self.settings, self.path
+        key_init, key_run = jax.random.split(key)
+        particles = mapped(start.draw, settings.batch_size, jax.random.split(key_init, self.num))
+        zeros = jnp.zeros(self.num, particles.dtype)
+        pointwise, bad = path.pointwise(particles)
+        first = _Carry(
+            key=key_run,
+            particles=particles,
+            log_weights=mapped(start.log_correction, settings.batch_size, particles) if self.given else zeros,
+            pointwise=pointwise,
+            log_scale=first_log_scale(settings, particles),
+            genealogy=found(zeros),
+            log_predictive=jnp.zeros(path.batches, particles.dtype),
+            absorbed=jnp.zeros((), jnp.int32),
+            moves=jnp.zeros((), jnp.int32),
+            traces=jnp.full((len(_TRACES), path.batches), jnp.nan, particles.dtype),
+            non_finite=bad,
+        )
+        return storable(first)
+
+    @eqx.filter_jit
+    def advance(self, carry: _Carry, stages: Int[Array, ""]) -> tuple[_Carry, Bool[Array, ""], Float[Array, ""]]:
+        """Some moves more, each after the observations that make it necessary."""
+        batches = self.path.batches
+
+        def move(
+            carry: _Carry, size: Array
+        ) -> _Carry:  # JAX would hash a bound method, and a module of arrays has none
+            return self._move(carry, size)
+
+        def stage(carry: tuple[_Carry, Array]) -> tuple[_Carry, Array]:
+            absorbed, size = self._absorb(carry[0])
+            low = size < self.settings.target_ess * self.num
+            return jax.lax.cond(low, move, lambda carry, _: carry, absorbed, size), carry[1] + 1
+
+        def go_on(carry: tuple[_Carry, Array]) -> Array:
+            return (carry[0].absorbed < batches) & (carry[1] < stages)
+
+        carry, _ = jax.lax.while_loop(go_on, stage, (carry, jnp.zeros_like(stages)))
+        return carry, carry.absorbed >= batches, carry.absorbed / batches
+
+    def _absorb(self, carry: _Carry) -> tuple[_Carry, Float[Array, ""]]:
         """Take in observations up to the first after which particles must move, or all."""
+        batches = self.path.batches
+        columns = jnp.arange(batches)
         ahead = columns >= carry.absorbed
         sums = carry.log_weights[:, None] + jnp.cumsum(jnp.where(ahead, carry.pointwise, 0), axis=1)
         levels, sizes = jax.vmap(weigh, in_axes=1)(sums)
-        low = ahead & (sizes < settings.target_ess * num)
-        stop = jnp.where(jnp.any(low), jnp.argmax(low), path.batches - 1)
+        low = ahead & (sizes < self.settings.target_ess * self.num)
+        stop = jnp.where(jnp.any(low), jnp.argmax(low), batches - 1)
         # Weights have log mean exp 0 before, but those of a start at the very first.
         before = jnp.where(columns > carry.absorbed, jnp.roll(levels, 1), 0)
         taken = ahead & (columns <= stop)
@@ -177,16 +224,18 @@ def _iterated(key: Key[Array, ""], program: Program, settings: IBIS, given: dict
         )
         return carry, sizes[stop]
 
-    def move(carry: _Carry, size: Array) -> _Carry:
+    def _move(self, carry: _Carry, size: Float[Array, ""]) -> _Carry:
+        settings, path = self.settings, self.path
         key, key_move = jax.random.split(carry.key)
         target = path.at(carry.absorbed)
         ancestors, moved = rejuvenated(
-            key_move, target, settings, carry.particles, carry.log_weights, carry.log_scale, num
+            key_move, target, settings, carry.particles, carry.log_weights, carry.log_scale, self.num
         )
         pointwise, bad = path.pointwise(moved.particles)
         scale = jnp.exp(moved.log_scale)
         taken = (carry.absorbed * settings.batch).astype(scale.dtype)
         row = jnp.stack([taken, size, moved.acceptance, scale, moved.moves, moved.correlation])
+        zeros = jnp.zeros_like(carry.log_weights)
         return carry._replace(
             key=key,
             particles=moved.particles,
@@ -199,20 +248,18 @@ def _iterated(key: Key[Array, ""], program: Program, settings: IBIS, given: dict
             non_finite=carry.non_finite + bad,
         )
 
-    def stage(carry: _Carry) -> _Carry:
-        carry, size = absorb(carry)
-        return jax.lax.cond(size < settings.target_ess * num, move, lambda carry, _: carry, carry, size)
-
-    last = jax.lax.while_loop(lambda carry: carry.absorbed < path.batches, stage, first)
-    return _Run(
-        particles=last.particles,
-        log_weights=last.log_weights,
-        log_predictive=last.log_predictive,
-        variance=relative_variance(last.genealogy, last.log_weights),
-        moves=last.moves,
-        traces=last.traces,
-        non_finite=last.non_finite,
-    )
+    @eqx.filter_jit
+    def finish(self, carry: _Carry) -> _Run:
+        """What is kept of a run."""
+        return _Run(
+            particles=carry.particles,
+            log_weights=carry.log_weights,
+            log_predictive=carry.log_predictive,
+            variance=relative_variance(carry.genealogy, carry.log_weights),
+            moves=carry.moves,
+            traces=carry.traces,
+            non_finite=carry.non_finite,
+        )
 
 
 class _Growing:

@@ -1,6 +1,7 @@
 """`infer`: one call for any NumPyro program and every method."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from os import PathLike
 from typing import Any, Protocol, runtime_checkable
@@ -17,7 +18,7 @@ from ppl.keys import as_key
 
 @runtime_checkable
 class Method(Protocol):
-    """A method that is not a Markov chain: it runs by itself."""
+    """A method that is not a Markov chain: it runs by itself. One whose `run` takes a `checkpoint` saves as it goes."""
 
     def run(self, key: Key[Array, ""], program: Program, *, chains: int, draws: int, show_progress: bool) -> Posterior:
         """`chains` independent runs of `draws` draws or particles each."""
@@ -54,8 +55,9 @@ def infer(
       arrays: there chains that run together lose more by waiting for the longest tree than they gain.
     - `batch_size`: memory: how many chains of a device, or particles of a particle method, are evaluated at a time.
     - `show_progress`: a bar on standard error.
-    - `checkpoint`: a folder. A Markov chain's state is saved there every tenth of the draws, and the same call after
-      a kill goes on from it and gives the same draws.
+    - `checkpoint`: a folder. The state is saved there, of Markov chains every tenth of the draws, of particle methods
+      every ten seconds, and the same call after a kill goes on from it and gives the same draws. Importance sampling,
+      enumeration and methods that fit an approximation have no such state.
 
     **Returns:** a `Posterior`.
 
@@ -96,8 +98,11 @@ def infer(
             show_progress=show_progress,
             checkpoint=checkpoint,
         )
+    saved = {}
     if checkpoint is not None:
-        raise ValueError(f"checkpoint: Markov chains alone are saved as they go; {label} is not one")
+        if "checkpoint" not in inspect.signature(chosen.run).parameters:
+            raise ValueError(f"checkpoint: {label} has no state to go on from; leave it out")
+        saved["checkpoint"] = checkpoint
     if thin != 1:
         raise ValueError(f"thin: Markov chains alone are thinned; {label} is not one")
     if chain_method == "parallel":
@@ -107,7 +112,7 @@ def infer(
         if not hasattr(chosen, "batch_size"):
             raise ValueError(f"batch_size: {label} evaluates nothing by the batch; leave it out")
         chosen = dataclasses.replace(chosen, batch_size=batch_size)
-    return chosen.run(key, program, chains=chains, draws=draws, show_progress=show_progress)
+    return chosen.run(key, program, chains=chains, draws=draws, show_progress=show_progress, **saved)
 
 
 def as_method(method: str | Sampler | Method) -> tuple[Any, str]:

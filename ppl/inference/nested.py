@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Mapping
+from os import PathLike
 from typing import Any
 
 import blackjax
@@ -14,6 +15,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from numpyro.distributions import Distribution
 from scipy.special import kolmogorov, logsumexp
 
+from ppl.inference.checkpoint import Checkpoint, numbered, rebuilt, storable
 from ppl.inference.densities import never_nan
 from ppl.inference.posterior import Posterior, posterior_of
 from ppl.inference.program import Program, check_continuous
@@ -68,7 +70,16 @@ class NestedSampling:
         if not self.tolerance > 0:
             raise ValueError(f"tolerance: a positive number is wanted, got {self.tolerance!r}")
 
-    def run(self, key: Key[Array, ""], program: Program, *, chains: int, draws: int, show_progress: bool) -> Posterior:
+    def run(
+        self,
+        key: Key[Array, ""],
+        program: Program,
+        *,
+        chains: int,
+        draws: int,
+        show_progress: bool,
+        checkpoint: str | PathLike[str] | None = None,
+    ) -> Posterior:
         """`chains` runs of `draws` live points; see `ppl.infer`."""
         check_continuous(program, "NestedSampling")
         check_start(program, self.start, "NestedSampling")
@@ -83,10 +94,15 @@ class NestedSampling:
         key_init, key_run, key_weigh = jax.random.split(key, 3)
         states = _begun(jax.random.split(key_init, chains), program, given, settings, draws)
         dead: list[Any] = []
-        insertions = np.zeros((chains, draws))
+        done, insertions = 0, np.zeros((chains, draws))
         left, enough = np.full(chains, np.inf), np.log(self.tolerance)
+        store = Checkpoint.of(checkpoint, program, self, key, {"chains": chains, "draws": draws})
+        resumed = None if store is None else store.restore(states)
+        if resumed is not None:
+            done, states, more = resumed
+            dead, insertions, left = [rebuilt(more["dead"], states.particles)], more["insertions"], more["left"]
         with progress("nested_sampling", None, enabled=show_progress) as tick:
-            for block in range(self.max_blocks):
+            for block in range(done, self.max_blocks):
                 keys = jax.random.split(jax.random.fold_in(key_run, block), chains)
                 states, died, inserted, remaining = _block(keys, program, given, settings, states)
                 dead.append(jax.device_get(died))
@@ -96,6 +112,9 @@ class NestedSampling:
                 tick(f"log evidence in live points {left.max():.2f}")
                 if left.max() < enough:
                     break
+                if store is not None and store.due:
+                    dead = [jax.tree.map(lambda *xs: np.concatenate(xs, axis=1), *dead)]
+                    store.save(block + 1, states, dead=numbered(dead[0]), insertions=insertions, left=left)
             else:
                 raise ValueError(
                     f"max_blocks: after {self.max_blocks} blocks the live points still hold exp({left.max():.2f}) of "
@@ -190,7 +209,7 @@ def _begun(
         positions = jax.vmap(start.draw)(jax.random.split(key, num))
         return _sampler(start, settings, num).init(positions)
 
-    return jax.lax.map(one, keys)
+    return storable(jax.lax.map(one, keys))
 
 
 @eqx.filter_jit

@@ -7,16 +7,18 @@ $e^{\lambda_t \ell} / \frac1t \sum_{s<t} e^{\lambda_s \ell} / \hat Z_s$, and $\h
 import dataclasses
 import time
 from collections.abc import Mapping
+from os import PathLike
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 from numpyro.distributions import Distribution
 
 from ppl.inference.batching import mapped
+from ppl.inference.checkpoint import Checkpoint, storable
 from ppl.inference.moves import Move, as_move
 from ppl.inference.posterior import Posterior
 from ppl.inference.program import Program
@@ -78,14 +80,23 @@ class PersistentSMC:
         if not self.target_ess > 0:
             raise ValueError(f"target_ess: a positive number is wanted, got {self.target_ess!r}")
 
-    def run(self, key: Key[Array, ""], program: Program, *, chains: int, draws: int, show_progress: bool) -> Posterior:
+    def run(
+        self,
+        key: Key[Array, ""],
+        program: Program,
+        *,
+        chains: int,
+        draws: int,
+        show_progress: bool,
+        checkpoint: str | PathLike[str] | None = None,
+    ) -> Posterior:
         """`chains` runs of `draws` particles a temperature; see `ppl.infer`."""
         given = check_run(self, program, "PersistentSMC", draws)
         begun = time.perf_counter()
         settings = dataclasses.replace(self, start=None, kernel=as_move(self.kernel))
-        runs = independent_runs(
-            key, lambda one: _persistent(one, program, settings, given, draws), chains, "persistentsmc", show_progress
-        )
+        store = Checkpoint.of(checkpoint, program, self, key, {"chains": chains, "draws": draws})
+        staged = _Persistent(program, settings, given, draws)
+        runs = independent_runs(key, staged, chains, "persistentsmc", show_progress=show_progress, store=store)
         check_reached(runs.exponent, self.max_steps)
         traces = by_step(_TRACES, runs.traces, runs.steps)
         return posterior_of_runs(
@@ -151,6 +162,7 @@ class _Kept(NamedTuple):
 
 class _Carry(NamedTuple):
     key: Key[Array, ""]
+    key_last: Key[Array, ""]
     kept: _Kept
     log_scale: Float[Array, ""]
     exponent: Float[Array, ""]
@@ -158,43 +170,64 @@ class _Carry(NamedTuple):
     non_finite: Int[Array, ""]
 
 
-@eqx.filter_jit
-def _persistent(
-    key: Key[Array, ""], program: Program, settings: PersistentSMC, given: dict[str, Distribution], num: int
-) -> _Run:
-    start = Start(program, given)
-    key_init, key_run, key_last = jax.random.split(key, 3)
-    particles = mapped(start.draw, settings.batch_size, jax.random.split(key_init, num))
-    log_ratio, bad = log_ratios(start, particles, settings.batch_size)
-    rows, zero = settings.max_steps + 1, jnp.zeros((), particles.dtype)
-    empty = _Kept(
-        particles=jnp.zeros((rows, *particles.shape), particles.dtype),
-        log_ratio=jnp.full((rows, num), -jnp.inf, particles.dtype),
-        log_mixture=jnp.zeros((rows, num), particles.dtype),
-        exponents=jnp.zeros(rows, particles.dtype),
-        log_z=jnp.zeros(rows, particles.dtype),
-        num=jnp.zeros((), jnp.int32),
-    )
-    first = _Carry(
-        key=key_run,
-        kept=empty.with_more(particles, log_ratio, zero, zero),
-        log_scale=first_log_scale(settings, particles),
-        exponent=zero,
-        traces=jnp.full((len(_TRACES), settings.max_steps), jnp.nan, particles.dtype),
-        non_finite=bad,
-    )
+class _Persistent(eqx.Module):
+    """One run, temperature by temperature."""
 
-    def go_on(carry: _Carry) -> Array:
-        return (carry.exponent < 1) & (carry.kept.num <= settings.max_steps)
+    program: Program
+    settings: PersistentSMC = eqx.field(static=True)
+    given: dict[str, Distribution]
+    num: int = eqx.field(static=True)
 
-    def temperature(carry: _Carry) -> _Carry:
+    @eqx.filter_jit
+    def begin(self, key: Key[Array, ""]) -> _Carry:
+        """Particles of the start, at exponent 0."""
+        start, settings, num = Start(self.program, self.given), self.settings, self.num
+        key_init, key_run, key_last = jax.random.split(key, 3)
+        particles = mapped(start.draw, settings.batch_size, jax.random.split(key_init, num))
+        log_ratio, bad = log_ratios(start, particles, settings.batch_size)
+        rows, zero = settings.max_steps + 1, jnp.zeros((), particles.dtype)
+        empty = _Kept(
+            particles=jnp.zeros((rows, *particles.shape), particles.dtype),
+            log_ratio=jnp.full((rows, num), -jnp.inf, particles.dtype),
+            log_mixture=jnp.zeros((rows, num), particles.dtype),
+            exponents=jnp.zeros(rows, particles.dtype),
+            log_z=jnp.zeros(rows, particles.dtype),
+            num=jnp.zeros((), jnp.int32),
+        )
+        first = _Carry(
+            key=key_run,
+            key_last=key_last,
+            kept=empty.with_more(particles, log_ratio, zero, zero),
+            log_scale=first_log_scale(settings, particles),
+            exponent=zero,
+            traces=jnp.full((len(_TRACES), settings.max_steps), jnp.nan, particles.dtype),
+            non_finite=bad,
+        )
+        return storable(first)
+
+    @eqx.filter_jit
+    def advance(self, carry: _Carry, stages: Int[Array, ""]) -> tuple[_Carry, Bool[Array, ""], Float[Array, ""]]:
+        """Some temperatures more."""
+        last = carry.kept.num + stages
+
+        def go_on(carry: _Carry) -> Array:
+            return (carry.exponent < 1) & (carry.kept.num <= self.settings.max_steps)
+
+        def temperature(carry: _Carry) -> _Carry:  # JAX would hash a bound method, and a module of arrays has no hash
+            return self._temperature(carry)
+
+        carry = jax.lax.while_loop(lambda carry: go_on(carry) & (carry.kept.num < last), temperature, carry)
+        return carry, ~go_on(carry), carry.exponent
+
+    def _temperature(self, carry: _Carry) -> _Carry:
+        start, settings, num = Start(self.program, self.given), self.settings, self.num
         key, key_move = jax.random.split(carry.key)
         kept = carry.kept
         raised = largest_exponent(
             lambda step: ess(kept.log_weights(carry.exponent + step)), carry.exponent, settings.target_ess * num
         )
         log_weights = kept.log_weights(raised)
-        log_z = logsumexp(log_weights) - jnp.log(num * kept.num.astype(zero.dtype))
+        log_z = logsumexp(log_weights) - jnp.log(num * kept.num.astype(log_weights.dtype))
         points = kept.particles.reshape(-1, kept.particles.shape[-1])
         _, moved = rejuvenated(key_move, start.at(raised), settings, points, log_weights, carry.log_scale, num)
         log_ratio, bad = log_ratios(start, moved.particles, settings.batch_size)
@@ -202,6 +235,7 @@ def _persistent(
         row = jnp.stack([raised, log_z, moved.acceptance, scale, moved.moves, moved.correlation])
         return _Carry(
             key=key,
+            key_last=carry.key_last,
             kept=kept.with_more(moved.particles, log_ratio, raised, log_z),
             log_scale=moved.log_scale,
             exponent=raised,
@@ -209,15 +243,17 @@ def _persistent(
             non_finite=carry.non_finite + bad,
         )
 
-    last = jax.lax.while_loop(go_on, temperature, first)
-    log_weights = last.kept.log_weights(last.exponent)
-    drawn = HOW[settings.resampling](key_last, log_weights, num)
-    return _Run(
-        particles=last.kept.particles.reshape(-1, particles.shape[1])[drawn],
-        log_evidence=last.kept.log_z[last.kept.num - 1],
-        kept_ess=ess(log_weights),
-        exponent=last.exponent,
-        steps=last.kept.num - 1,
-        traces=last.traces,
-        non_finite=last.non_finite,
-    )
+    @eqx.filter_jit
+    def finish(self, carry: _Carry) -> _Run:
+        """What is kept of a run: particles resampled from those of all temperatures."""
+        log_weights = carry.kept.log_weights(carry.exponent)
+        drawn = HOW[self.settings.resampling](carry.key_last, log_weights, self.num)
+        return _Run(
+            particles=carry.kept.particles.reshape(-1, carry.kept.particles.shape[-1])[drawn],
+            log_evidence=carry.kept.log_z[carry.kept.num - 1],
+            kept_ess=ess(log_weights),
+            exponent=carry.exponent,
+            steps=carry.kept.num - 1,
+            traces=carry.traces,
+            non_finite=carry.non_finite,
+        )

@@ -9,11 +9,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextmanager
 def progress(name: str, total: int | None, *, enabled: bool) -> Iterator[Callable[..., None]]:
-    """A bar on standard error of `total` ticks (or of unknown length); the context gives `tick(note="")`."""
+    """A bar on standard error of `total` ticks (or of unknown length); the context gives `tick(note="", advance=1)`."""
     if not enabled:
-        yield lambda note="": None
+        yield lambda note="", advance=1: None
         return
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bar:
         task = bar.add_task(name, total=total, note="")
-        yield lambda note="": bar.update(task, advance=1, note=note)
+        yield lambda note="", advance=1: bar.update(task, advance=advance, note=note)

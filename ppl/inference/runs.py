@@ -1,29 +1,77 @@
 """Independent runs of a particle method as one posterior: a run counts by its evidence."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
 
+from ppl.inference.checkpoint import Checkpoint, numbered, rebuilt
 from ppl.inference.posterior import Posterior, posterior_of
 from ppl.inference.program import Program
 from ppl.inference.progress import progress
 from ppl.smc.running import pooled_evidence
 
 
+@runtime_checkable
+class Staged(Protocol):
+    """One run of a particle method in stages, such as temperatures, so that the host may look and save between them."""
+
+    def begin(self, key: Key[Array, ""]) -> PyTree:
+        """The state before the first stage."""
+        ...
+
+    def advance(
+        self, carry: PyTree, stages: Int[Array, ""]
+    ) -> tuple[PyTree, bool | Bool[Array, ""], float | Float[Array, ""]]:
+        """The state after `stages` stages more, or at the end; whether it is the end; and how far it is, of 1."""
+        ...
+
+    def finish(self, carry: PyTree) -> PyTree:
+        """What is kept of a run that has ended."""
+        ...
+
+
+# More stages than any run has.
+_ALL = 2**30
+
+
 def independent_runs(
-    key: Key[Array, ""], run: Callable[[Key[Array, ""]], PyTree], num: int, name: str, show_progress: bool
+    key: Key[Array, ""], staged: Staged, num: int, name: str, *, show_progress: bool, store: Checkpoint | None = None
 ) -> Any:
-    """`num` runs one after another, each leaf stacked on the host with the runs as its first axis."""
-    parts = []
+    """What is kept of `num` runs, one after another, each leaf stacked on the host with the runs as its first axis.
+
+    The program is the same whether a run stops between stages or not, and so are its results.
+    """
+    keys = jax.random.split(key, num)
+    stages = jnp.asarray(1 if show_progress or store is not None else _ALL)
+    step, carry, ended = 0, None, []
+    if store is not None:
+        like = jax.eval_shape(staged.begin, keys[0])
+        resumed = store.restore(like)
+        if resumed is not None:
+            step, carry, more = resumed
+            likes = jax.eval_shape(staged.finish, like)
+            ended = [rebuilt(run, likes) for _, run in sorted(more.get("ended", {}).items())]
+    if carry is None:
+        carry = staged.begin(keys[0])
     with progress(name, num, enabled=show_progress) as tick:
-        for one in jax.random.split(key, num):
-            parts.append(jax.device_get(run(one)))
-            tick()
-    return jax.tree.map(lambda *xs: np.stack(xs), *parts)
+        tick(advance=len(ended))
+        while len(ended) < num:
+            carry, done, reached = staged.advance(carry, stages)
+            if done:
+                ended.append(jax.device_get(staged.finish(carry)))
+                carry = staged.begin(keys[len(ended)]) if len(ended) < num else carry
+                tick()
+            elif show_progress:
+                tick(f"{float(reached):.2g} of the way", advance=0)
+            if store is not None and (done or store.due):
+                step += 1
+                more = {"ended": {f"{i:04d}": numbered(run) for i, run in enumerate(ended)}} if ended else {}
+                store.save(step, carry, **more)
+    return jax.tree.map(lambda *xs: np.stack(xs), *ended)
 
 
 def by_step(

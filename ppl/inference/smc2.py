@@ -8,6 +8,7 @@ often, filters are exchanged for larger ones, with the ratio of their estimates 
 
 import dataclasses
 import time
+from os import PathLike
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -18,20 +19,23 @@ from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 
 from ppl import smc
 from ppl.inference.batching import check_batch_size, mapped
+from ppl.inference.checkpoint import Checkpoint, storable
 from ppl.inference.densities import never_nan
 from ppl.inference.pmmh import accepted
 from ppl.inference.posterior import Posterior
 from ppl.inference.program import Program, check_continuous
-from ppl.inference.progress import progress
 from ppl.inference.rejuvenation import check_target_ess, shapes_of_others
-from ppl.inference.runs import posterior_of_runs
+from ppl.inference.runs import independent_runs, posterior_of_runs
 from ppl.inference.starts import check_start
 from ppl.inference.state_space import Particle, StateSpace, check_filter, with_paths
 from ppl.smc.driver import maybe_resample
 from ppl.smc.resampling import multinomial, systematic
 from ppl.smc.steps import Weighted, reweigh
-from ppl.smc.variance import descend, found, relative_variance
+from ppl.smc.variance import Genealogy, descend, found, relative_variance
 from ppl.smc.weights import ess
+
+# What is kept of each step.
+_TRACES = ("log_evidence_increment", "parameter_ess", "move_acceptance", "num_particles")
 
 
 class _Filter(NamedTuple):
@@ -90,7 +94,16 @@ class SMC2:
         check_target_ess(self.target_ess)
         check_batch_size(self.batch_size)
 
-    def run(self, key: Key[Array, ""], program: Program, *, chains: int, draws: int, show_progress: bool) -> Posterior:
+    def run(
+        self,
+        key: Key[Array, ""],
+        program: Program,
+        *,
+        chains: int,
+        draws: int,
+        show_progress: bool,
+        checkpoint: str | PathLike[str] | None = None,
+    ) -> Posterior:
         """`chains` runs of `draws` parameter particles; see `ppl.infer`."""
         check_continuous(program, "SMC2")
         check_start(program, None, "SMC2")
@@ -98,58 +111,105 @@ class SMC2:
         if not space.parts.parameters:
             raise ValueError("model: it has no static parameter; ppl.inference.particle_filter is all it takes")
         begun = time.perf_counter()
-        with progress("smc2", chains * (space.parts.length + 1), enabled=show_progress) as tick:
-            runs = [self._one(one, space, draws, tick) for one in jax.random.split(key, chains)]
-        particles, log_weights, evidences, variances, traces = (list(part) for part in zip(*runs, strict=True))
-        stats = {name: np.stack([trace[name] for trace in traces]) for name in traces[0]}
+        store = Checkpoint.of(checkpoint, program, self, key, {"chains": chains, "draws": draws})
+        runs = independent_runs(
+            key, _Swarming(space, self, draws), chains, "smc2", show_progress=show_progress, store=store
+        )
+        stats = {name: runs.traces[:, :, i] for i, name in enumerate(_TRACES)}
         return posterior_of_runs(
             program,
-            np.stack(particles),
-            np.asarray(evidences, np.float32),
-            np.asarray(variances, np.float32),
+            runs.particles,
+            stats["log_evidence_increment"].sum(axis=1, dtype=np.float64).astype(np.float32),
+            runs.variance,
             method="smc2",
-            log_weights=np.stack(log_weights),
-            stats=stats,
+            log_weights=runs.log_weights,
+            stats={**stats, "num_particles": stats["num_particles"].astype(int)},
             attrs={"seconds": time.perf_counter() - begun, "num_particles": int(stats["num_particles"].max())},
         )
 
-    def _one(
-        self, key: Key[Array, ""], space: StateSpace, num: int, tick: Any
-    ) -> tuple[np.ndarray, np.ndarray, float, float, dict[str, np.ndarray]]:
-        """One run: flat vectors, log weights (log mean exp 0), evidence, its relative variance, and traces."""
+
+class _Carry(NamedTuple):
+    """A run after `t` steps. How many particles its filters have is in the shapes."""
+
+    key_path: Key[Array, ""]
+    key_run: Key[Array, ""]
+    swarm: _Swarm
+    log_weights: Float[Array, " m"]
+    genealogy: Genealogy
+    t: Int[Array, ""]
+    traces: Float[Array, "generations traces"]
+
+
+class _Run(NamedTuple):
+    """What is kept of a run: flat vectors, log weights (log mean exp 0), the evidence's relative variance, traces."""
+
+    particles: Float[Array, "m d"]
+    log_weights: Float[Array, " m"]
+    variance: Float[Array, ""]
+    traces: Float[Array, "generations traces"]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Swarming:
+    """One run, step by step; the host looks how many are left, and how many moves are accepted."""
+
+    space: StateSpace
+    settings: SMC2
+    num: int
+
+    def begin(self, key: Key[Array, ""]) -> _Carry:
+        """Parameters from the prior, and generation 0 of their filters."""
         key_start, key_path, key_run = jax.random.split(key, 3)
-        inner = self.num_particles
-        swarm = _started(key_start, space, self, num, inner)
-        log_weights, increment = _weighed(jnp.zeros(num), swarm.filters.log_likelihood)
-        genealogy = found(jnp.zeros(num))
-        rows = [(float(increment), float(ess(log_weights)), np.nan, inner)]
-        tick()
-        for t in range(1, space.parts.length + 1):
-            key_move, key_exchange, key_step = jax.random.split(jax.random.fold_in(key_run, t), 3)
-            acceptance, added, before = np.nan, 0.0, jnp.asarray(t - 1)
-            if float(ess(log_weights)) < self.target_ess * num:
-                swarm, genealogy, rate = _rejuvenated(key_move, space, self, swarm, log_weights, genealogy, before)
-                log_weights, acceptance = jnp.zeros(num), float(rate)
-                if acceptance < self.min_acceptance and 2 * inner <= self.max_particles:
-                    inner *= 2
-                    swarm, ratio = _exchanged(key_exchange, space, self, swarm, inner, before)
-                    log_weights, exchange = _weighed(log_weights, ratio)
-                    added = float(exchange)
-            swarm, increments = _advanced(key_step, space, self, swarm, before + 1)
-            log_weights, increment = _weighed(log_weights, increments)
-            if not np.isfinite(float(increment)):
-                raise ValueError(
-                    f"model: at step {t} no parameter particle has a filter of finite likelihood; take more draws, or "
-                    "num_particles, or a guided filter"
-                )
-            rows.append((float(increment) + added, float(ess(log_weights)), acceptance, inner))
-            tick()
-        variance = float(relative_variance(genealogy, log_weights))
-        flat = _paths(key_path, space, self, swarm)
-        names = ("log_evidence_increment", "parameter_ess", "move_acceptance", "num_particles")
-        traces = {name: np.asarray(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
-        total = float(traces["log_evidence_increment"].sum())
-        return np.asarray(flat), np.asarray(log_weights), total, variance, traces
+        swarm = _started(key_start, self.space, self.settings, self.num, self.settings.num_particles)
+        log_weights, increment = _weighed(jnp.zeros(self.num), swarm.filters.log_likelihood)
+        traces = jnp.full((self.space.parts.length + 1, len(_TRACES)), jnp.nan)
+        row = jnp.stack([increment, ess(log_weights), jnp.nan, float(self.settings.num_particles)])
+        genealogy = found(jnp.zeros(self.num))
+        first = _Carry(key_path, key_run, swarm, log_weights, genealogy, jnp.asarray(0), traces.at[0].set(row))
+        return storable(first)
+
+    def advance(self, carry: _Carry, stages: Int[Array, ""]) -> tuple[_Carry, bool, float]:
+        """Some steps more."""
+        length = self.space.parts.length
+        for _ in range(min(int(stages), length - int(carry.t))):
+            carry = self._step(carry)
+        return carry, int(carry.t) == length, int(carry.t) / length
+
+    def _step(self, carry: _Carry) -> _Carry:
+        space, settings, num = self.space, self.settings, self.num
+        swarm, log_weights, genealogy = carry.swarm, carry.log_weights, carry.genealogy
+        inner, before = swarm.filters.weighted.log_weights.shape[1], carry.t
+        key_move, key_exchange, key_step = jax.random.split(jax.random.fold_in(carry.key_run, before + 1), 3)
+        acceptance, added = np.nan, 0.0
+        if float(ess(log_weights)) < settings.target_ess * num:
+            swarm, genealogy, rate = _rejuvenated(key_move, space, settings, swarm, log_weights, genealogy, before)
+            log_weights, acceptance = jnp.zeros(num), float(rate)
+            if acceptance < settings.min_acceptance and 2 * inner <= settings.max_particles:
+                inner *= 2
+                swarm, ratio = _exchanged(key_exchange, space, settings, swarm, inner, before)
+                log_weights, exchange = _weighed(log_weights, ratio)
+                added = float(exchange)
+        swarm, increments = _advanced(key_step, space, settings, swarm, before + 1)
+        log_weights, increment = _weighed(log_weights, increments)
+        if not np.isfinite(float(increment)):
+            raise ValueError(
+                f"model: at step {int(before) + 1} no parameter particle has a filter of finite likelihood; take more "
+                "draws, or num_particles, or a guided filter"
+            )
+        row = jnp.asarray([float(increment) + added, float(ess(log_weights)), acceptance, inner])
+        return carry._replace(
+            swarm=swarm,
+            log_weights=log_weights,
+            genealogy=genealogy,
+            t=before + 1,
+            traces=carry.traces.at[before + 1].set(row),
+        )
+
+    def finish(self, carry: _Carry) -> _Run:
+        """What is kept of a run: a path of each filter, too."""
+        particles = _paths(carry.key_path, self.space, self.settings, carry.swarm)
+        variance = relative_variance(carry.genealogy, carry.log_weights)
+        return _Run(particles, carry.log_weights, variance, carry.traces)
 
 
 @jax.jit

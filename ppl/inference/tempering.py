@@ -9,16 +9,18 @@ over runs.
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
+from os import PathLike
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 from numpyro.distributions import Distribution
 
 from ppl.inference.batching import mapped
+from ppl.inference.checkpoint import Checkpoint, storable
 from ppl.inference.moves import Move, as_move
 from ppl.inference.posterior import Posterior
 from ppl.inference.program import Program
@@ -91,14 +93,23 @@ class TemperedSMC:
             raise ValueError(f"max_steps: at least one is wanted, got {self.max_steps}")
         check_target_ess(self.target_ess)
 
-    def run(self, key: Key[Array, ""], program: Program, *, chains: int, draws: int, show_progress: bool) -> Posterior:
+    def run(
+        self,
+        key: Key[Array, ""],
+        program: Program,
+        *,
+        chains: int,
+        draws: int,
+        show_progress: bool,
+        checkpoint: str | PathLike[str] | None = None,
+    ) -> Posterior:
         """`chains` runs of `draws` particles; see `ppl.infer`."""
         given = check_run(self, program, "TemperedSMC", draws)
         begun = time.perf_counter()
         settings = dataclasses.replace(self, start=None, kernel=as_move(self.kernel))
-        runs = independent_runs(
-            key, lambda one: _tempered(one, program, settings, given, draws), chains, "temperedsmc", show_progress
-        )
+        store = Checkpoint.of(checkpoint, program, self, key, {"chains": chains, "draws": draws})
+        staged = _Tempered(program, settings, given, draws)
+        runs = independent_runs(key, staged, chains, "temperedsmc", show_progress=show_progress, store=store)
         check_reached(runs.exponent, self.max_steps)
         return posterior_of_runs(
             program,
@@ -140,39 +151,58 @@ class _Carry(NamedTuple):
     non_finite: Int[Array, ""]
 
 
-@eqx.filter_jit
-def _tempered(
-    key: Key[Array, ""], program: Program, settings: TemperedSMC, given: dict[str, Distribution], num: int
-) -> _Run:
-    start = Start(program, given)
-    key_init, key_run = jax.random.split(key)
-    particles = mapped(start.draw, settings.batch_size, jax.random.split(key_init, num))
-    log_ratio, bad = log_ratios(start, particles, settings.batch_size)
-    zeros = jnp.zeros(num, particles.dtype)
-    first = _Carry(
-        key=key_run,
-        particles=particles,
-        log_ratio=log_ratio,
-        log_scale=first_log_scale(settings, particles),
-        genealogy=found(zeros),
-        variance=jnp.zeros((), particles.dtype),
-        exponent=jnp.zeros((), particles.dtype),
-        step=jnp.zeros((), jnp.int32),
-        traces=jnp.full((len(_TRACES), settings.max_steps), jnp.nan, particles.dtype),
-        non_finite=bad,
-    )
+class _Tempered(eqx.Module):
+    """One run, temperature by temperature."""
 
-    def go_on(carry: _Carry) -> Array:
-        return (carry.exponent < 1) & (carry.step < settings.max_steps)
+    program: Program
+    settings: TemperedSMC = eqx.field(static=True)
+    given: dict[str, Distribution]
+    num: int = eqx.field(static=True)
 
-    def temperature(carry: _Carry) -> _Carry:
+    @eqx.filter_jit
+    def begin(self, key: Key[Array, ""]) -> _Carry:
+        """Particles of the start, at exponent 0."""
+        start, settings = Start(self.program, self.given), self.settings
+        key_init, key_run = jax.random.split(key)
+        particles = mapped(start.draw, settings.batch_size, jax.random.split(key_init, self.num))
+        log_ratio, bad = log_ratios(start, particles, settings.batch_size)
+        first = _Carry(
+            key=key_run,
+            particles=particles,
+            log_ratio=log_ratio,
+            log_scale=first_log_scale(settings, particles),
+            genealogy=found(jnp.zeros(self.num, particles.dtype)),
+            variance=jnp.zeros((), particles.dtype),
+            exponent=jnp.zeros((), particles.dtype),
+            step=jnp.zeros((), jnp.int32),
+            traces=jnp.full((len(_TRACES), settings.max_steps), jnp.nan, particles.dtype),
+            non_finite=bad,
+        )
+        return storable(first)
+
+    @eqx.filter_jit
+    def advance(self, carry: _Carry, stages: Int[Array, ""]) -> tuple[_Carry, Bool[Array, ""], Float[Array, ""]]:
+        """Some temperatures more."""
+        last = carry.step + stages
+
+        def go_on(carry: _Carry) -> Array:
+            return (carry.exponent < 1) & (carry.step < self.settings.max_steps)
+
+        def temperature(carry: _Carry) -> _Carry:  # JAX would hash a bound method, and a module of arrays has no hash
+            return self._temperature(carry)
+
+        carry = jax.lax.while_loop(lambda carry: go_on(carry) & (carry.step < last), temperature, carry)
+        return carry, ~go_on(carry), carry.exponent
+
+    def _temperature(self, carry: _Carry) -> _Carry:
+        start, settings = Start(self.program, self.given), self.settings
         key, key_move = jax.random.split(carry.key)
         raised = next_exponent(carry.log_ratio, carry.exponent, settings.target_ess)
         log_weights = jnp.where(jnp.isneginf(carry.log_ratio), -jnp.inf, (raised - carry.exponent) * carry.log_ratio)
         increment, size = logmeanexp(log_weights), ess(log_weights)
         variance = relative_variance(carry.genealogy, log_weights)
         ancestors, moved = rejuvenated(
-            key_move, start.at(raised), settings, carry.particles, log_weights, carry.log_scale, num
+            key_move, start.at(raised), settings, carry.particles, log_weights, carry.log_scale, self.num
         )
         log_ratio, bad = log_ratios(start, moved.particles, settings.batch_size)
         scale = jnp.exp(moved.log_scale)
@@ -182,7 +212,7 @@ def _tempered(
             particles=moved.particles,
             log_ratio=log_ratio,
             log_scale=moved.log_scale,
-            genealogy=descend(carry.genealogy, log_weights, ancestors, zeros),
+            genealogy=descend(carry.genealogy, log_weights, ancestors, jnp.zeros_like(log_ratio)),
             variance=variance,
             exponent=raised,
             step=carry.step + 1,
@@ -190,16 +220,18 @@ def _tempered(
             non_finite=carry.non_finite + bad,
         )
 
-    last = jax.lax.while_loop(go_on, temperature, first)
-    return _Run(
-        particles=last.particles,
-        log_evidence=jnp.nansum(last.traces[_TRACES.index("log_evidence_increment")]),
-        variance=last.variance,
-        exponent=last.exponent,
-        steps=last.step,
-        traces=last.traces,
-        non_finite=last.non_finite,
-    )
+    @eqx.filter_jit
+    def finish(self, carry: _Carry) -> _Run:
+        """What is kept of a run."""
+        return _Run(
+            particles=carry.particles,
+            log_evidence=jnp.nansum(carry.traces[_TRACES.index("log_evidence_increment")]),
+            variance=carry.variance,
+            exponent=carry.exponent,
+            steps=carry.step,
+            traces=carry.traces,
+            non_finite=carry.non_finite,
+        )
 
 
 def next_exponent(log_ratio: Float[Array, " n"], exponent: Float[Array, ""], target: float) -> Float[Array, ""]:

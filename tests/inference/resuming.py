@@ -1,22 +1,31 @@
-"""Runs of Markov chains that are stopped between two blocks, and go on."""
+"""Runs that are stopped while they save themselves, and go on."""
 
-from unittest.mock import DEFAULT, patch
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 from ppl.inference import infer
-from ppl.inference.chains import _advance
+from ppl.inference.checkpoint import Checkpoint
 
 
-def goes_on_alike(model, *args, checkpoint, blocks=3, **options):
-    """The posterior of a run stopped after some blocks and called again; asserted to be that of one never stopped."""
+def goes_on_alike(model, *args, checkpoint, saves=3, **options):
+    """The posterior of a run stopped after some saves and called again; asserted to be that of one never stopped."""
     whole = infer(model, *args, **options)
-    stops = patch("ppl.inference.chains._advance", wraps=_advance, side_effect=[DEFAULT] * blocks + [KeyboardInterrupt])
-    with stops, pytest.raises(KeyboardInterrupt):
+    save, calls = Checkpoint.save, []
+
+    def stops(*given, **more):
+        calls.append(1)
+        if len(calls) > saves:
+            raise KeyboardInterrupt
+        save(*given, **more)
+
+    at_all_times = patch("ppl.inference.checkpoint._EVERY", 0)
+    with at_all_times, patch.object(Checkpoint, "save", stops), pytest.raises(KeyboardInterrupt):
         infer(model, *args, checkpoint=checkpoint, **options)
     resumed = infer(model, *args, checkpoint=checkpoint, **options)
     assert np.array_equal(whole.unconstrained, resumed.unconstrained)
+    assert whole.log_evidence == resumed.log_evidence
     for name, value in whole.stats.items():
-        assert np.array_equal(value, resumed.stats[name]), name
+        assert np.array_equal(value, resumed.stats[name], equal_nan=True), name
     return resumed

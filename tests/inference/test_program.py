@@ -155,7 +155,7 @@ def test_programs_that_cannot_be_used_are_named():
         ({"chains": 0}, "chains: a whole number from 1 up"),
         ({"draws": -1}, "draws: a whole number from 1 up"),
         ({"method": "laplace", "thin": 2}, "thin: Markov chains alone"),
-        ({"method": "laplace", "checkpoint": "x"}, "checkpoint: Markov chains alone"),
+        ({"method": "laplace", "checkpoint": "x"}, "checkpoint: laplace has no state to go on from"),
         ({"method": "enumeration"}, "Enumeration wants discrete latent sites alone"),
     ],
 )
