@@ -16,6 +16,8 @@ if "xla_backend_optimization_level" not in flags:
     if version("jaxlib").startswith("0.10."):
         flags += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = flags.strip()
+# Threads of LAPACK, between two calls, wait on the cores that the other worker's programs want.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Plots are drawn to memory; no display is looked for.
 os.environ["MPLBACKEND"] = "Agg"
 
