@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from blackjax.diagnostics import ess_bulk
 
-from ppl.inference import NUTS, PMMH, TemperedSMC, infer
+from ppl.inference import NUTS, PMMH, HMCMove, TemperedSMC, infer
 from tests.inference.inference_gym import (
     LOG_EVIDENCE,
     MODELS,
@@ -61,16 +61,10 @@ def in_order(known, by):
     return {key: value[np.argsort(by)] for key, value in known.items()}
 
 
-def test_nuts_has_the_means_and_sds_of_a_cox_process():
-    # Trees of 15 steps that each take a Cholesky factor of 100 rows; draws are better than independent ones.
-    post = infer(MODELS[COX], **data(COX), method=NUTS(warmup=200, target_accept=0.8), key=1, draws=200)
-    assert post.stats["diverging"].sum() == 0
+def check_cox(mean, sd, size):
+    """Means and sds by site against the ground truth, given the effective number of draws."""
     for site, known in reference(COX).items():
-        value = post.draws[site].astype(np.float64)
-        size = np.asarray(ess_bulk(value.reshape(4, 200, -1))).min()
-        assert size > 400
-        ours = {"mean": value.mean(axis=(0, 1)), "sd": value.std(axis=(0, 1))}
-        slack = 0.0
+        ours, slack = {"mean": mean[site], "sd": sd[site]}, 0.0
         if site == "log_intensity":
             ours, known = in_order(ours, ours["mean"]), in_order(known, known["mean"])
             slack = 0.05  # neighbours at the gym's places are others, and correlated by a few hundredths
@@ -79,7 +73,26 @@ def test_nuts_has_the_means_and_sds_of_a_cox_process():
         assert np.all(abs(ours["sd"] / known["sd"] - 1) < 4.5 * (2 * size) ** -0.5 + slack), site
 
 
-# Without the Cox process: 1000 particles with a Cholesky factor each a step did not end in nine minutes.
+def test_nuts_has_the_means_and_sds_of_a_cox_process():
+    # Trees of 15 steps that each take a Cholesky factor of 100 rows; draws are better than independent ones.
+    post = infer(MODELS[COX], **data(COX), method=NUTS(warmup=200, target_accept=0.8), key=1, draws=200)
+    assert post.stats["diverging"].sum() == 0
+    draws = {site: post.draws[site].astype(np.float64) for site in reference(COX)}
+    sizes = {site: np.asarray(ess_bulk(value.reshape(4, 200, -1))).min() for site, value in draws.items()}
+    assert min(sizes.values()) > 400
+    mean, sd = ({site: f(value, axis=(0, 1)) for site, value in draws.items()} for f in (np.mean, np.std))
+    check_cox(mean, sd, min(sizes.values()))
+
+
+def test_tempered_smc_has_the_means_and_sds_of_a_cox_process():
+    # Waste-free, as each step of a particle takes a Cholesky factor: 100 chains of 10 steps a temperature.
+    method = TemperedSMC(kernel=HMCMove(num_steps=6, small_steps=0.0), waste_free=10)
+    post = infer(MODELS[COX], **data(COX), method=method, key=2, chains=1, draws=1000)
+    # Steps of one chain are correlated by a quarter after nine, at the end: each ancestor counts for several draws.
+    check_cox(post.mean(), post.sd(), 300)
+
+
+# Without the Cox process, which has a test of its own.
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in (LORENZ, COX)])
 def test_tempered_smc_has_the_means_and_sds_of_the_ground_truth(name):
     post = infer(MODELS[name], **data(name), method=TemperedSMC(), key=2, draws=1000)
