@@ -87,12 +87,11 @@ def run_chains(
     positions: list[np.ndarray] = []
     statistics: list[dict[str, np.ndarray]] = []
     with progress(name, 1 + -(-draws // block), enabled=show_progress) as tick:
-        resumed = None
-        if store is not None:  # the carry's structure takes a trace of the warm-up, which other runs should not pay
-            starts = jax.eval_shape(lambda: jnp.zeros((chains, program.structure.size)))
-            resumed = store.restore(eqx.filter_eval_shape(_warm, key_warm, program, method, layout, starts))
+        warming = (key_warm, program, method, layout, jnp.empty((chains, program.structure.size)))
+        like = eqx.filter_eval_shape(_warm, *warming)
+        resumed = None if store is None else store.restore(like)
         if resumed is None:
-            compiled = _compiled(key_warm, program, method, layout, chains, block, thin)
+            compiled = _compiled(warming, like, block, thin)
             starts = starting_points(key_start, program, chains)
             concurrent.futures.wait(compiled)
             carry, done = _warm(key_warm, program, method, layout, starts), 0
@@ -132,21 +131,19 @@ def traced_chains(
     return positions.swapaxes(0, 1), jnp.all(good)
 
 
-def _compiled(
-    key: Key[Array, ""], program: Program, method: Sampler, layout: Layout, chains: int, block: int, thin: int
-) -> list[concurrent.futures.Future[Any]]:
+def _compiled(warming: tuple[Any, ...], like: PyTree, block: int, thin: int) -> list[concurrent.futures.Future[Any]]:
     """`_warm` and `_advance`, compiled side by side: most of what a first run takes. Calls find them in JAX's cache.
 
     They are traced one after the other, because NumPyro's handlers are one stack for all threads.
+
+    **Arguments:** `warming`: arguments of `_warm`. `like`: the shapes of what it returns.
     """
     warm: Any = _warm
     advance: Any = _advance
     pool = concurrent.futures.ThreadPoolExecutor(max_workers=2)
-    arguments = (key, program, method, layout, jnp.empty((chains, program.structure.size)))
-    compiled = [pool.submit(warm.lower(*arguments).compile)]
-    carry = jax.tree.map(lambda x: jnp.empty(x.shape, x.dtype), eqx.filter_eval_shape(_warm, *arguments))
-    lowered = advance.lower(key, program, method, layout, carry, jnp.asarray(0), block, thin)
-    compiled.append(pool.submit(lowered.compile))
+    compiled = [pool.submit(warm.lower(*warming).compile)]
+    carry = jax.tree.map(lambda x: jnp.empty(x.shape, x.dtype), like)
+    compiled.append(pool.submit(advance.lower(*warming[:4], carry, jnp.asarray(0), block, thin).compile))
     pool.shutdown(wait=False)
     return compiled
 
