@@ -31,7 +31,7 @@ from ppl.inference.rejuvenation import (
     of_moves,
     rejuvenated,
 )
-from ppl.inference.runs import by_step, independent_runs, posterior_of_runs
+from ppl.inference.runs import by_step, independent_runs, posterior_of_runs, some_stages
 from ppl.inference.starts import Start
 from ppl.smc.variance import Genealogy, descend, found, relative_variance
 from ppl.smc.weights import weigh
@@ -188,22 +188,19 @@ class _Iterated(eqx.Module):
     def advance(self, carry: _Carry, stages: Int[Array, ""]) -> tuple[_Carry, Bool[Array, ""], Float[Array, ""]]:
         """Some moves more, each after the observations that make it necessary."""
         batches = self.path.batches
+        carry, done = some_stages(self._stage, lambda carry: carry.absorbed < batches, carry, stages)
+        return carry, done, carry.absorbed / batches
+
+    def _stage(self, carry: _Carry) -> _Carry:
+        carry, size = self._absorb(carry)
 
         def move(
             carry: _Carry, size: Array
         ) -> _Carry:  # JAX would hash a bound method, and a module of arrays has none
             return self._move(carry, size)
 
-        def stage(carry: tuple[_Carry, Array]) -> tuple[_Carry, Array]:
-            absorbed, size = self._absorb(carry[0])
-            low = size < self.settings.target_ess * self.num
-            return jax.lax.cond(low, move, lambda carry, _: carry, absorbed, size), carry[1] + 1
-
-        def go_on(carry: tuple[_Carry, Array]) -> Array:
-            return (carry[0].absorbed < batches) & (carry[1] < stages)
-
-        carry, _ = jax.lax.while_loop(go_on, stage, (carry, jnp.zeros_like(stages)))
-        return carry, carry.absorbed >= batches, carry.absorbed / batches
+        low = size < self.settings.target_ess * self.num
+        return jax.lax.cond(low, move, lambda carry, _: carry, carry, size)
 
     def _absorb(self, carry: _Carry) -> tuple[_Carry, Float[Array, ""]]:
         """Take in observations up to the first after which particles must move, or all."""

@@ -23,7 +23,7 @@ from ppl.inference.moves import Move, as_move
 from ppl.inference.posterior import Posterior
 from ppl.inference.program import Program
 from ppl.inference.rejuvenation import check_rejuvenation, check_run, first_log_scale, of_moves, rejuvenated
-from ppl.inference.runs import by_step, independent_runs, posterior_of_runs
+from ppl.inference.runs import by_step, independent_runs, posterior_of_runs, some_stages
 from ppl.inference.starts import Start
 from ppl.inference.tempering import check_reached, largest_exponent, log_ratios
 from ppl.smc.policy import HOW
@@ -208,16 +208,12 @@ class _Persistent(eqx.Module):
     @eqx.filter_jit
     def advance(self, carry: _Carry, stages: Int[Array, ""]) -> tuple[_Carry, Bool[Array, ""], Float[Array, ""]]:
         """Some temperatures more."""
-        last = carry.kept.num + stages
 
         def go_on(carry: _Carry) -> Array:
             return (carry.exponent < 1) & (carry.kept.num <= self.settings.max_steps)
 
-        def temperature(carry: _Carry) -> _Carry:  # JAX would hash a bound method, and a module of arrays has no hash
-            return self._temperature(carry)
-
-        carry = jax.lax.while_loop(lambda carry: go_on(carry) & (carry.kept.num < last), temperature, carry)
-        return carry, ~go_on(carry), carry.exponent
+        carry, done = some_stages(self._temperature, go_on, carry, stages)
+        return carry, done, carry.exponent
 
     def _temperature(self, carry: _Carry) -> _Carry:
         start, settings, num = Start(self.program, self.given), self.settings, self.num

@@ -1,6 +1,6 @@
 """Independent runs of a particle method as one posterior: a run counts by its evidence."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -36,6 +36,19 @@ class Staged(Protocol):
 
 # More stages than any run has.
 _ALL = 2**30
+
+
+def some_stages(
+    stage: Callable[[Any], Any], go_on: Callable[[Any], Bool[Array, ""]], carry: PyTree, stages: Int[Array, ""]
+) -> tuple[PyTree, Bool[Array, ""]]:
+    """`carry` after `stages` more at most, as long as `go_on(carry)`; and whether that is the end."""
+
+    def step(state: tuple[PyTree, Int[Array, ""]]) -> tuple[PyTree, Int[Array, ""]]:
+        carry, count = state
+        return stage(carry), count + 1
+
+    carry, _ = jax.lax.while_loop(lambda state: go_on(state[0]) & (state[1] < stages), step, (carry, stages * 0))
+    return carry, ~go_on(carry)
 
 
 def independent_runs(

@@ -32,7 +32,7 @@ from ppl.inference.rejuvenation import (
     of_moves,
     rejuvenated,
 )
-from ppl.inference.runs import by_step, independent_runs, posterior_of_runs
+from ppl.inference.runs import by_step, independent_runs, posterior_of_runs, some_stages
 from ppl.inference.starts import Start
 from ppl.smc.variance import Genealogy, descend, found, relative_variance
 from ppl.smc.weights import ess, logmeanexp
@@ -183,16 +183,12 @@ class _Tempered(eqx.Module):
     @eqx.filter_jit
     def advance(self, carry: _Carry, stages: Int[Array, ""]) -> tuple[_Carry, Bool[Array, ""], Float[Array, ""]]:
         """Some temperatures more."""
-        last = carry.step + stages
 
         def go_on(carry: _Carry) -> Array:
             return (carry.exponent < 1) & (carry.step < self.settings.max_steps)
 
-        def temperature(carry: _Carry) -> _Carry:  # JAX would hash a bound method, and a module of arrays has no hash
-            return self._temperature(carry)
-
-        carry = jax.lax.while_loop(lambda carry: go_on(carry) & (carry.step < last), temperature, carry)
-        return carry, ~go_on(carry), carry.exponent
+        carry, done = some_stages(self._temperature, go_on, carry, stages)
+        return carry, done, carry.exponent
 
     def _temperature(self, carry: _Carry) -> _Carry:
         start, settings = Start(self.program, self.given), self.settings
