@@ -8,7 +8,6 @@ import time
 from typing import Any
 
 import blackjax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -16,6 +15,7 @@ from blackjax.vi import pathfinder
 from jaxtyping import Array, Float, Key
 from numpyro.distributions import MultivariateNormal
 
+from ppl.inference.compiling import InOrder
 from ppl.inference.densities import guarded, never_nan
 from ppl.inference.importance import weighted
 from ppl.inference.modes import curvature, mode_near
@@ -119,7 +119,7 @@ class ADVI:
         )
 
 
-@eqx.filter_jit
+@InOrder
 def _laplace(
     key: Key[Array, ""], program: Program, starts: Float[Array, "chains d"], draws: int, iterations: int
 ) -> tuple[Float[Array, "chains draws d"], Float[Array, "chains draws"], Array]:
@@ -132,7 +132,7 @@ def _laplace(
     return points, proposal.log_prob(points), definite
 
 
-@eqx.filter_jit
+@InOrder
 def _pathfinder(
     key: Key[Array, ""], program: Program, starts: Float[Array, "paths d"], each: int, iterations: int
 ) -> tuple[Float[Array, "paths each d"], Float[Array, "paths each"]]:
@@ -148,7 +148,7 @@ def _pathfinder(
     return jax.lax.map(path, (jax.random.split(key, starts.shape[0]), starts))
 
 
-@eqx.filter_jit
+@InOrder
 def _advi(
     key: Key[Array, ""], program: Program, method: ADVI, start: Float[Array, " d"], num: int
 ) -> tuple[Float[Array, "num d"], Float[Array, " num"], Float[Array, ""]]:

@@ -4,6 +4,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
+from ppl.inference.compiling import InOrder
+
 
 def convergence(
     values: Shaped[np.ndarray, "chains draws scalars"],
@@ -19,7 +21,7 @@ def convergence(
     return np.where(alike, np.nan, size), np.where(alike, np.nan, r_hat)
 
 
-@jax.jit
+@InOrder
 def _convergence(
     values: Float[Array | np.ndarray, "chains draws scalars"],
 ) -> tuple[Float[Array, " scalars"], Float[Array, " scalars"]]:

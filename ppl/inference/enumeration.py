@@ -6,13 +6,13 @@ import math
 import time
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Shaped
 from numpyro import handlers
 
+from ppl.inference.compiling import InOrder
 from ppl.inference.posterior import Posterior
 from ppl.inference.program import Program, check_whole
 from ppl.inference.sites import site_log_prob
@@ -77,7 +77,7 @@ def _support(program: Program, name: str, enumerable: bool) -> np.ndarray:
     return np.asarray(trace[name]["fn"].enumerate_support(expand=False)).ravel()
 
 
-@eqx.filter_jit
+@InOrder
 def _evaluated(
     program: Program, values: dict[str, Shaped[Array, "n ..."]]
 ) -> tuple[Float[Array, " n"], dict[str, Shaped[Array, "n ..."]]]:

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Key, Shaped
 
 from ppl.inference.batching import BATCH
+from ppl.inference.compiling import InOrder
 from ppl.inference.program import Program
 
 
@@ -50,34 +50,34 @@ def scalars(values: Mapping[str, Shaped[np.ndarray, "..."]], leading: int = 2) -
     }
 
 
-@eqx.filter_jit
+@InOrder
 def observed_data(program: Program) -> dict[str, Shaped[Array, "..."]]:
     """The data by observed site."""
     return program.observed()
 
 
-@eqx.filter_jit
+@InOrder
 def _constrained(
     keys: Key[Array, " n"], program: Program, flat: Float[Array, "n d"]
 ) -> dict[str, Shaped[Array, "n ..."]]:
     return jax.lax.map(lambda pair: program.constrained(pair[1], pair[0]), (keys, flat), batch_size=BATCH)
 
 
-@eqx.filter_jit
+@InOrder
 def _log_likelihood(
     program: Program, values: Mapping[str, Shaped[Array | np.ndarray, "n ..."]]
 ) -> dict[str, Float[Array, "n ..."]]:
     return jax.lax.map(program.log_likelihood, values, batch_size=BATCH)
 
 
-@eqx.filter_jit
+@InOrder
 def _simulated(
     keys: Key[Array, " n"], program: Program, values: Mapping[str, Shaped[Array | np.ndarray, "n ..."]]
 ) -> dict[str, Shaped[Array, "n ..."]]:
     return jax.lax.map(lambda pair: program.simulated(*pair), (keys, values), batch_size=BATCH)
 
 
-@eqx.filter_jit
+@InOrder
 def _prior(keys: Key[Array, " n"], program: Program) -> dict[str, Shaped[Array, "n ..."]]:
     return jax.vmap(program.prior_values)(keys)
 

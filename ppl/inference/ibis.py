@@ -19,6 +19,7 @@ from numpyro.distributions import Distribution
 
 from ppl.inference.batching import mapped
 from ppl.inference.checkpoint import Checkpoint, storable
+from ppl.inference.compiling import InOrder
 from ppl.inference.densities import LogDensity, guarded
 from ppl.inference.moves import Move, as_move
 from ppl.inference.posterior import Posterior
@@ -161,7 +162,7 @@ class _Iterated(eqx.Module):
         settings = self.settings
         return _Growing(self.program, str(settings.plate), settings.batch, settings.batch_size)
 
-    @eqx.filter_jit
+    @InOrder
     def begin(self, key: Key[Array, ""]) -> _Carry:
         """Particles of the start, before any data."""
         start, settings, path = Start(self.program, self.given), self.settings, self.path
@@ -184,7 +185,7 @@ class _Iterated(eqx.Module):
         )
         return storable(first)
 
-    @eqx.filter_jit
+    @InOrder
     def advance(self, carry: _Carry, stages: Int[Array, ""]) -> tuple[_Carry, Bool[Array, ""], Float[Array, ""]]:
         """Some moves more, each after the observations that make it necessary."""
         batches = self.path.batches
@@ -245,7 +246,7 @@ class _Iterated(eqx.Module):
             non_finite=carry.non_finite + bad,
         )
 
-    @eqx.filter_jit
+    @InOrder
     def finish(self, carry: _Carry) -> _Run:
         """What is kept of a run."""
         return _Run(

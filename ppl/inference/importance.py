@@ -4,7 +4,6 @@ import dataclasses
 import time
 from collections.abc import Mapping
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +12,7 @@ from jaxtyping import Array, Float, Key
 from numpyro.distributions import Distribution
 
 from ppl.inference.batching import BATCH, check_batch_size, mapped
+from ppl.inference.compiling import InOrder
 from ppl.inference.densities import never_nan
 from ppl.inference.posterior import Posterior, posterior_of
 from ppl.inference.program import Program, check_continuous
@@ -90,7 +90,7 @@ def weighted(
     )
 
 
-@eqx.filter_jit
+@InOrder
 def _from_start(
     keys: Key[Array, " n"], program: Program, given: dict[str, Distribution], batch_size: int
 ) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
@@ -99,7 +99,7 @@ def _from_start(
     return points, mapped(lambda x: start.densities(x)[0], batch_size, points)
 
 
-@eqx.filter_jit
+@InOrder
 def _ratios(
     program: Program,
     points: Float[Array, "chains draws d"],

@@ -7,7 +7,6 @@ from os import PathLike
 from typing import Any
 
 import blackjax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +15,7 @@ from numpyro.distributions import Distribution
 from scipy.special import kolmogorov, logsumexp
 
 from ppl.inference.checkpoint import Checkpoint, numbered, rebuilt, storable
+from ppl.inference.compiling import InOrder
 from ppl.inference.densities import never_nan
 from ppl.inference.posterior import Posterior, posterior_of
 from ppl.inference.program import Program, check_continuous
@@ -199,7 +199,7 @@ def _num_deleted(settings: NestedSampling, num: int) -> int:
     return max(1, int(settings.delete * num))
 
 
-@eqx.filter_jit
+@InOrder
 def _begun(
     keys: Key[Array, " chains"], program: Program, given: dict[str, Distribution], settings: NestedSampling, num: int
 ) -> PyTree:
@@ -212,7 +212,7 @@ def _begun(
     return storable(jax.lax.map(one, keys))
 
 
-@eqx.filter_jit
+@InOrder
 def _block(
     keys: Key[Array, " chains"],
     program: Program,

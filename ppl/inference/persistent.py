@@ -19,6 +19,7 @@ from numpyro.distributions import Distribution
 
 from ppl.inference.batching import mapped
 from ppl.inference.checkpoint import Checkpoint, storable
+from ppl.inference.compiling import InOrder
 from ppl.inference.moves import Move, as_move
 from ppl.inference.posterior import Posterior
 from ppl.inference.program import Program
@@ -178,7 +179,7 @@ class _Persistent(eqx.Module):
     given: dict[str, Distribution]
     num: int = eqx.field(static=True)
 
-    @eqx.filter_jit
+    @InOrder
     def begin(self, key: Key[Array, ""]) -> _Carry:
         """Particles of the start, at exponent 0."""
         start, settings, num = Start(self.program, self.given), self.settings, self.num
@@ -205,7 +206,7 @@ class _Persistent(eqx.Module):
         )
         return storable(first)
 
-    @eqx.filter_jit
+    @InOrder
     def advance(self, carry: _Carry, stages: Int[Array, ""]) -> tuple[_Carry, Bool[Array, ""], Float[Array, ""]]:
         """Some temperatures more."""
 
@@ -239,7 +240,7 @@ class _Persistent(eqx.Module):
             non_finite=carry.non_finite + bad,
         )
 
-    @eqx.filter_jit
+    @InOrder
     def finish(self, carry: _Carry) -> _Run:
         """What is kept of a run: particles resampled from those of all temperatures."""
         log_weights = carry.kept.log_weights(carry.exponent)

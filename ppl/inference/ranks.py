@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from ppl.calibration import holm, rank_p_value
+from ppl.inference.compiling import InOrder
 from ppl.inference.evaluation import scalars
 from ppl.inference.program import Program
 
@@ -99,7 +100,7 @@ class SBC:
         return figure
 
 
-@eqx.filter_jit
+@InOrder
 def ranked(
     keys: Key[Array, " b"],
     program: Program,

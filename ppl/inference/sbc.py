@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +17,7 @@ from jaxtyping import Array, Bool, Int, Key, Shaped
 from numpyro import handlers
 
 from ppl.inference.chains import Sampler, traced_chains
+from ppl.inference.compiling import InOrder
 from ppl.inference.infer import Method, as_method
 from ppl.inference.posterior import Posterior
 from ppl.inference.program import Program, check_continuous
@@ -169,12 +169,12 @@ def _check_numbers(bad: Mapping[str, Bool[np.ndarray, " b"]], first: int) -> Non
             raise ValueError(f"model: {name} is NaN in a draw of simulation {first + int(np.argmax(where))}")
 
 
-@eqx.filter_jit
+@InOrder
 def _simulated(keys: Key[Array, " n"], program: Program) -> tuple[dict[str, Array], dict[str, Array]]:
     return jax.vmap(program.joint_draw)(keys)
 
 
-@eqx.filter_jit
+@InOrder
 def _chain_draws(
     keys: Key[Array, " b"], program: Program, data: Values, method: Sampler, chains: int, draws: int, thin: int
 ) -> tuple[dict[str, Shaped[Array, "b chains draws ..."]], Bool[Array, " b"]]:

@@ -11,7 +11,6 @@ import time
 from os import PathLike
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +19,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree, Shaped
 from ppl import smc
 from ppl.inference.batching import check_batch_size, mapped
 from ppl.inference.checkpoint import Checkpoint, storable
+from ppl.inference.compiling import InOrder
 from ppl.inference.densities import never_nan
 from ppl.inference.pmmh import accepted
 from ppl.inference.posterior import Posterior
@@ -212,7 +212,7 @@ class _Swarming:
         return _Run(particles, carry.log_weights, variance, carry.traces)
 
 
-@jax.jit
+@InOrder
 def _weighed(
     log_weights: Float[Array, " m"], log_potential: Float[Array, " m"]
 ) -> tuple[Float[Array, " m"], Float[Array, ""]]:
@@ -220,7 +220,7 @@ def _weighed(
     return log_weights, increment
 
 
-@eqx.filter_jit
+@InOrder
 def _started(key: Key[Array, ""], space: StateSpace, settings: SMC2, num: int, inner: int) -> _Swarm:
     def one(key: Key[Array, ""]) -> tuple[Array, Array, _Filter]:
         key_prior, key_filter = jax.random.split(key)
@@ -230,7 +230,7 @@ def _started(key: Key[Array, ""], space: StateSpace, settings: SMC2, num: int, i
     return _Swarm(*mapped(one, settings.batch_size, jax.random.split(key, num)))
 
 
-@eqx.filter_jit
+@InOrder
 def _advanced(
     key: Key[Array, ""], space: StateSpace, settings: SMC2, swarm: _Swarm, t: Int[Array, ""]
 ) -> tuple[_Swarm, Float[Array, " m"]]:
@@ -247,7 +247,7 @@ def _advanced(
     )
 
 
-@eqx.filter_jit
+@InOrder
 def _rejuvenated(
     key: Key[Array, ""],
     space: StateSpace,
@@ -288,7 +288,7 @@ def _rejuvenated(
     return swarm, genealogy, jnp.mean(rates)
 
 
-@eqx.filter_jit
+@InOrder
 def _exchanged(
     key: Key[Array, ""], space: StateSpace, settings: SMC2, swarm: _Swarm, inner: int, t: Int[Array, ""]
 ) -> tuple[_Swarm, Float[Array, " m"]]:
@@ -301,7 +301,7 @@ def _exchanged(
     return swarm._replace(filters=filters), filters.log_likelihood - swarm.filters.log_likelihood
 
 
-@eqx.filter_jit
+@InOrder
 def _paths(key: Key[Array, ""], space: StateSpace, settings: SMC2, swarm: _Swarm) -> Float[Array, "m d"]:
     """A path of each filter by its weights, with its parameters, as flat vectors."""
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 from numpyro.distributions import Distribution
 
+from ppl.inference.compiling import InOrder
 from ppl.inference.densities import LogDensity, guarded
 from ppl.inference.program import Program
 
@@ -34,7 +34,7 @@ def starting_points(key: Key[Array, ""], program: Program, num: int) -> Float[Ar
     return points
 
 
-@eqx.filter_jit
+@InOrder
 def usable_points(key: Key[Array, ""], program: Program, num: int) -> tuple[Float[Array, "num d"], Bool[Array, " num"]]:
     """The points of `starting_points`, and which of them are of finite density and gradient."""
     size = program.structure.size
@@ -61,7 +61,7 @@ def usable_points(key: Key[Array, ""], program: Program, num: int) -> tuple[Floa
     return jax.vmap(one)(jax.random.split(key, num))
 
 
-@eqx.filter_jit
+@InOrder
 def _terms(program: Program, point: Float[Array, " d"]) -> dict[str, Float[Array, ""]]:
     return program.log_terms(point)
 

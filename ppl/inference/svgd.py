@@ -4,13 +4,13 @@ import dataclasses
 import time
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
+from ppl.inference.compiling import InOrder
 from ppl.inference.densities import guarded
 from ppl.inference.posterior import Posterior, posterior_of
 from ppl.inference.program import Program, check_continuous
@@ -74,7 +74,7 @@ class SVGD:
         )
 
 
-@eqx.filter_jit
+@InOrder
 def _flow(program: Program, settings: SVGD, start: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Float[Array, ""]]:
     """The particles after all steps, and the last bandwidth."""
     optimizer = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, settings.steps))

@@ -21,6 +21,7 @@ from numpyro.distributions import Distribution
 
 from ppl.inference.batching import mapped
 from ppl.inference.checkpoint import Checkpoint, storable
+from ppl.inference.compiling import InOrder
 from ppl.inference.moves import Move, as_move
 from ppl.inference.posterior import Posterior
 from ppl.inference.program import Program
@@ -159,7 +160,7 @@ class _Tempered(eqx.Module):
     given: dict[str, Distribution]
     num: int = eqx.field(static=True)
 
-    @eqx.filter_jit
+    @InOrder
     def begin(self, key: Key[Array, ""]) -> _Carry:
         """Particles of the start, at exponent 0."""
         start, settings = Start(self.program, self.given), self.settings
@@ -180,7 +181,7 @@ class _Tempered(eqx.Module):
         )
         return storable(first)
 
-    @eqx.filter_jit
+    @InOrder
     def advance(self, carry: _Carry, stages: Int[Array, ""]) -> tuple[_Carry, Bool[Array, ""], Float[Array, ""]]:
         """Some temperatures more."""
 
@@ -216,7 +217,7 @@ class _Tempered(eqx.Module):
             non_finite=carry.non_finite + bad,
         )
 
-    @eqx.filter_jit
+    @InOrder
     def finish(self, carry: _Carry) -> _Run:
         """What is kept of a run."""
         return _Run(

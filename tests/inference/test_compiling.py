@@ -1,0 +1,39 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ppl.inference.compiling import InOrder, _known_options
+
+
+@InOrder
+def scaled(x, by, *, power=1):
+    return {"out": by * x**power}
+
+
+class Scale:
+    def __init__(self, by):
+        self.by = by
+
+    @InOrder
+    def of(self, x):
+        return self.by * x
+
+
+def test_this_version_of_xla_knows_the_options():
+    assert _known_options()
+
+
+def test_arrays_are_traced_and_all_else_is_static():
+    for x in (jnp.arange(3.0), np.arange(3.0, dtype=np.float32)):
+        assert scaled(x, 2, power=2)["out"].tolist() == [0, 2, 8]
+    assert scaled.lower(jnp.ones(2), 3).out_info["out"].shape == (2,)
+    assert scaled.lower(jnp.ones(2), 3).compile().memory_analysis() is not None
+
+
+def test_methods_are_bound():
+    assert Scale(3).of(jnp.ones(2)).tolist() == [3, 3]
+
+
+def test_inside_other_transformations_it_is_the_function():
+    assert jax.jit(lambda x: scaled(x, 2)["out"])(jnp.ones(2)).tolist() == [2, 2]
+    assert float(jax.grad(lambda x: scaled(x, 2, power=3)["out"])(1.0)) == 6
