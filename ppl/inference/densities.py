@@ -1,9 +1,12 @@
-"""Log densities that samplers may call: of no density, never NaN."""
+"""Log densities that samplers may call: of no density, never NaN, and without what does not depend on the position."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import eval_jaxpr
+from jax.extend.core import Literal, Var
 from jaxtyping import Array, Float
 
 LogDensity = Callable[[Float[Array, " d"]], Float[Array, ""]]
@@ -27,3 +30,32 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
 def guarded(log_density: LogDensity) -> LogDensity:
     """NaN as `-inf`: a proposal of no density is refused, and does not poison the chain (blackjax issue 969)."""
     return lambda flat: never_nan(log_density(flat))
+
+
+def apart_from_data(log_density: LogDensity, size: int) -> LogDensity:
+    """The same function, of which everything that does not depend on the position is computed here and now.
+
+    To be called outside a sampler's loop: on a CPU, XLA does not move constant work out of it. (Sampling posteriordb's
+    arma took 24 us a step instead of 19, of which slicing the data was one; a log factorial of counts costs more.)
+    """
+    closed = jax.make_jaxpr(log_density)(jax.ShapeDtypeStruct((size,), jnp.result_type(float)))
+    jaxpr = closed.jaxpr
+    depends: set[Var] = set(jaxpr.invars)
+    before, after = [], []
+    for equation in jaxpr.eqns:
+        if equation.effects or not depends.isdisjoint(_variables(equation.invars)):
+            after.append(equation)
+            depends.update(equation.outvars)
+        else:
+            before.append(equation)
+    wanted = set(_variables(jaxpr.outvars)).union(*(_variables(equation.invars) for equation in after))
+    made = [variable for equation in before for variable in equation.outvars if variable in wanted]
+    unnamed = jaxpr.debug_info.with_unknown_names()
+    first = jaxpr.replace(invars=[], outvars=made, eqns=before, debug_info=unnamed)
+    known = [*closed.consts, *eval_jaxpr(first, closed.consts)]
+    then = jaxpr.replace(constvars=[*jaxpr.constvars, *made], eqns=after, debug_info=unnamed)
+    return lambda flat: eval_jaxpr(then, known, flat)[0]
+
+
+def _variables(atoms: Sequence[Any]) -> list[Var]:
+    return [atom for atom in atoms if not isinstance(atom, Literal)]
