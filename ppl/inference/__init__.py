@@ -10,7 +10,7 @@ from ppl.inference.cyclical import CyclicalSGLD
 from ppl.inference.diagnosis import Advice
 from ppl.inference.ensemble import MEADS, ChEES
 from ppl.inference.enumeration import Enumeration
-from ppl.inference.hmc import HMC, NUTS
+from ppl.inference.hmc import HMC
 from ppl.inference.ibis import IBIS
 from ppl.inference.importance import Importance
 from ppl.inference.infer import Method, infer
@@ -18,6 +18,7 @@ from ppl.inference.markov import markov
 from ppl.inference.mclmc import MCLMC
 from ppl.inference.moves import HMCMove, IndependentMove, Move, NUTSMove, RandomWalkMove, SliceMove
 from ppl.inference.nested import NestedSampling
+from ppl.inference.nuts import NUTS
 from ppl.inference.particle_filter import Filtered, particle_filter
 from ppl.inference.particle_gibbs import ParticleGibbs
 from ppl.inference.persistent import PersistentSMC

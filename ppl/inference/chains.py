@@ -11,7 +11,6 @@ import time
 from os import PathLike
 from typing import Any, Protocol, runtime_checkable
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +18,8 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
 
 from ppl.inference.batching import Layout, over_chains
 from ppl.inference.checkpoint import Checkpoint, storable
-from ppl.inference.densities import LogDensity, guarded
+from ppl.inference.compiling import InOrder
+from ppl.inference.densities import LogDensity, apart_from_data, guarded
 from ppl.inference.posterior import Posterior, posterior_of
 from ppl.inference.program import Program
 from ppl.inference.progress import progress
@@ -32,8 +32,8 @@ _BLOCKS = 10
 
 
 @runtime_checkable
-class Sampler(Protocol):
-    """A Markov chain Monte Carlo method: frozen settings and two functions of all chains at once.
+class Warming(Protocol):
+    """What samplers have in common: frozen settings, and functions of all chains at once.
 
     A sampler that moves by something else than the log density has a method `target(program)` too, and is given what
     that returns in place of `log_density`. One that draws minibatches of the data says so by `minibatches = True`; one
@@ -55,11 +55,41 @@ class Sampler(Protocol):
         """
         ...
 
+
+@runtime_checkable
+class Stepping(Warming, Protocol):
+    """A sampler whose chains make their steps together."""
+
     def step(
         self, keys: Key[Array, " chains"], log_density: LogDensity, states: PyTree, parameters: PyTree
     ) -> tuple[PyTree, Float[Array, "chains d"], dict[str, Shaped[Array, " chains"]]]:
         """One step of all chains. **Returns:** states, positions, and statistics by ArviZ's names."""
         ...
+
+
+@runtime_checkable
+class Pacing(Warming, Protocol):
+    """A sampler whose chains each go at their own pace, so that none waits in a step for one that has more to do."""
+
+    def advance(
+        self,
+        keys: Key[Array, " chains"],
+        log_density: LogDensity,
+        states: PyTree,
+        parameters: PyTree,
+        start: Int[Array, ""],
+        length: int,
+        thin: int,
+    ) -> tuple[PyTree, Float[Array, "chains length d"], dict[str, Shaped[Array, "chains length"]]]:
+        """`length` draws of every chain, of which it makes `thin` for one, the first being draw `start` of its key.
+
+        **Returns:** states, positions, and statistics by ArviZ's names.
+        """
+        ...
+
+
+# A Markov chain Monte Carlo method.
+Sampler = Stepping | Pacing
 
 
 def run_chains(
@@ -88,10 +118,11 @@ def run_chains(
     statistics: list[dict[str, np.ndarray]] = []
     with progress(name, 1 + -(-draws // block), enabled=show_progress) as tick:
         warming = (key_warm, program, method, layout, jnp.empty((chains, program.structure.size)))
-        like = eqx.filter_eval_shape(_warm, *warming)
+        lowered = _warm.lower(*warming)
+        like = lowered.out_info
         resumed = None if store is None else store.restore(like)
         if resumed is None:
-            compiled = _compiled(warming, like, block, thin)
+            compiled = _compiled(warming, lowered, block, thin)
             starts = starting_points(key_start, program, chains)
             concurrent.futures.wait(compiled)
             carry, done = _warm(key_warm, program, method, layout, starts), 0
@@ -131,24 +162,24 @@ def traced_chains(
     return positions.swapaxes(0, 1), jnp.all(good)
 
 
-def _compiled(warming: tuple[Any, ...], like: PyTree, block: int, thin: int) -> list[concurrent.futures.Future[Any]]:
+def _compiled(
+    warming: tuple[Any, ...], lowered: jax.stages.Lowered, block: int, thin: int
+) -> list[concurrent.futures.Future[Any]]:
     """`_warm` and `_advance`, compiled side by side: most of what a first run takes. Calls find them in JAX's cache.
 
     They are traced one after the other, because NumPyro's handlers are one stack for all threads.
 
-    **Arguments:** `warming`: arguments of `_warm`. `like`: the shapes of what it returns.
+    **Arguments:** `warming`: arguments of `_warm`. `lowered`: what it was lowered to.
     """
-    warm: Any = _warm
-    advance: Any = _advance
     pool = concurrent.futures.ThreadPoolExecutor(max_workers=2)
-    compiled = [pool.submit(warm.lower(*warming).compile)]
-    carry = jax.tree.map(lambda x: jnp.empty(x.shape, x.dtype), like)
-    compiled.append(pool.submit(advance.lower(*warming[:4], carry, jnp.asarray(0), block, thin).compile))
+    compiled = [pool.submit(lowered.compile)]
+    carry = jax.tree.map(lambda x: jnp.empty(x.shape, x.dtype), lowered.out_info)
+    compiled.append(pool.submit(_advance.lower(*warming[:4], carry, jnp.asarray(0), block, thin).compile))
     pool.shutdown(wait=False)
     return compiled
 
 
-@eqx.filter_jit
+@InOrder
 def _warm(
     key: Key[Array, ""], program: Program, method: Sampler, layout: Layout, positions: Float[Array, "chains d"]
 ) -> tuple[PyTree, PyTree]:
@@ -162,7 +193,7 @@ def _warm(
     return storable(carry)
 
 
-@eqx.filter_jit
+@InOrder
 def _advance(
     key: Key[Array, ""],
     program: Program,
@@ -178,9 +209,15 @@ def _advance(
     target = target_of(method, program)
 
     def run(which: Int[Array, " chains"], states: PyTree, parameters: PyTree) -> tuple[PyTree, PyTree]:
+        if isinstance(method, Pacing):
+            keys = jax.random.split(key, chains)[which]
+            states, *kept = method.advance(keys, target, states, parameters, start, length, thin)
+            return states, tuple(kept)
+        move = method.step
+
         def step(states: PyTree, t: Int[Array, ""]) -> tuple[PyTree, tuple[Array, dict[str, Array]]]:
             keys = jax.random.split(jax.random.fold_in(key, t), chains)[which]
-            states, positions, stats = method.step(keys, target, states, parameters)
+            states, positions, stats = move(keys, target, states, parameters)
             return states, (positions, stats)
 
         def draw(states: PyTree, t: Int[Array, ""]) -> tuple[PyTree, tuple[Array, dict[str, Array]]]:
@@ -200,4 +237,6 @@ def _advance(
 def target_of(method: Sampler, program: Program) -> Target:
     """What a sampler samples from: its own view of the program, or the log density with NaN as `-inf`."""
     own = getattr(method, "target", None)
-    return guarded(program.log_density) if own is None else own(program)
+    if own is not None:
+        return own(program)
+    return apart_from_data(guarded(program.log_density), program.structure.size)

@@ -1,8 +1,8 @@
-"""Hamiltonian Monte Carlo: NUTS and HMC with Stan's warm-up, each chain adapted by itself. Kernels are blackjax's."""
+"""Hamiltonian Monte Carlo with Stan's warm-up, each chain adapted by itself. The kernel is blackjax's."""
 
 import dataclasses
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import blackjax
 import jax
@@ -12,57 +12,6 @@ from jaxtyping import Array, Float, Key, PyTree, Shaped
 
 from ppl.inference.batching import each_chain
 from ppl.inference.densities import LogDensity
-
-
-@dataclasses.dataclass(frozen=True)
-class NUTS:
-    """The No-U-Turn sampler.
-
-    **Arguments:**
-
-    - `warmup`: steps of adaptation of step size and mass matrix (Stan's windows).
-    - `target_accept`: mean acceptance that the step size is tuned to; raise it when transitions diverge.
-    - `max_tree_depth`: at most `2**max_tree_depth` leapfrog steps a draw.
-    - `dense_mass`: a full mass matrix, for strongly correlated posteriors of few dimensions.
-
-    **Source:** Hoffman & Gelman (2014); Betancourt (2017), multinomial version, as in blackjax.
-    """
-
-    warmup: int = 1000
-    target_accept: float = 0.8
-    max_tree_depth: int = 10
-    dense_mass: bool = False
-
-    uneven: ClassVar[bool] = True  # trees
-
-    def __post_init__(self) -> None:
-        check_adaptation(self.warmup, self.target_accept)
-
-    def warm(
-        self, keys: Key[Array, " chains"], log_density: LogDensity, positions: Float[Array, "chains d"]
-    ) -> tuple[PyTree, PyTree]:
-        options = {"max_num_doublings": self.max_tree_depth}
-        return _adapted(blackjax.nuts, keys, log_density, positions, self, options)
-
-    def step(
-        self, keys: Key[Array, " chains"], log_density: LogDensity, states: PyTree, parameters: PyTree
-    ) -> tuple[PyTree, Float[Array, "chains d"], dict[str, Shaped[Array, " chains"]]]:
-        kernel = without_overflow(blackjax.nuts).build_kernel()
-
-        def one(key: Any, state: Any, parameters: Any) -> Any:
-            return kernel(
-                key,
-                state,
-                log_density,
-                parameters["step_size"],
-                parameters["inverse_mass_matrix"],
-                max_num_doublings=self.max_tree_depth,
-            )
-
-        states, info = each_chain(one, keys, states, parameters)
-        stats = hamiltonian_stats(states, info, parameters["step_size"])
-        stats |= {"n_steps": info.num_integration_steps, "tree_depth": info.num_trajectory_expansions}
-        return states, states.position, stats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +36,20 @@ class HMC:
     def warm(
         self, keys: Key[Array, " chains"], log_density: LogDensity, positions: Float[Array, "chains d"]
     ) -> tuple[PyTree, PyTree]:
-        options = {"num_integration_steps": self.num_steps}
-        return _adapted(blackjax.hmc, keys, log_density, positions, self, options)
+        adaptation = blackjax.window_adaptation(
+            without_overflow(blackjax.hmc),
+            log_density,
+            is_mass_matrix_diagonal=not self.dense_mass,
+            target_acceptance_rate=self.target_accept,
+            adaptation_info_fn=get_filter_adapt_info_fn(),  # keep nothing of the way
+            num_integration_steps=self.num_steps,
+        )
+
+        def one(key: Any, position: Any) -> Any:
+            (state, parameters), _ = adaptation.run(key, position, self.warmup)  # pyright: ignore[reportCallIssue]
+            return state, {name: parameters[name] for name in ("step_size", "inverse_mass_matrix")}
+
+        return each_chain(one, keys, positions)
 
     def step(
         self, keys: Key[Array, " chains"], log_density: LogDensity, states: PyTree, parameters: PyTree
@@ -144,27 +105,3 @@ def check_adaptation(warmup: int, target_accept: float) -> None:
         raise ValueError(f"warmup: at least one step, in which the step size is found, is wanted, got {warmup}")
     if not 0 < target_accept < 1:
         raise ValueError(f"target_accept: a probability strictly between 0 and 1 is wanted, got {target_accept!r}")
-
-
-def _adapted(
-    algorithm: Any,
-    keys: Key[Array, " chains"],
-    log_density: LogDensity,
-    positions: Float[Array, "chains d"],
-    method: NUTS | HMC,
-    options: dict[str, Any],
-) -> tuple[PyTree, PyTree]:
-    adaptation = blackjax.window_adaptation(
-        without_overflow(algorithm),
-        log_density,
-        is_mass_matrix_diagonal=not method.dense_mass,
-        target_acceptance_rate=method.target_accept,
-        adaptation_info_fn=get_filter_adapt_info_fn(),  # keep nothing of the way
-        **options,
-    )
-
-    def one(key: Any, position: Any) -> Any:
-        (state, parameters), _ = adaptation.run(key, position, method.warmup)  # pyright: ignore[reportCallIssue]
-        return state, {name: parameters[name] for name in ("step_size", "inverse_mass_matrix")}
-
-    return each_chain(one, keys, positions)
