@@ -15,8 +15,8 @@ CHAIN_METHODS = ("auto", "vectorized", "sequential", "parallel")
 # Draws evaluated at a time, of any number: pointwise likelihoods of all of them need not lie in memory as one trace.
 BATCH = 1024
 # Numbers an operation from which on chains of NUTS run one after another. Of the posteriors of posteriordb those with
-# 88, 103, 190 and 320 took 1.0, 1.6, 1.05 and 3.3 times as long together as apart, those with up to 42 no longer.
-_LARGE = 64
+# 100 to 125 took .6 to 1.0 times as long together as apart, the one with 355 took 1.9 times as long.
+_LARGE = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +70,8 @@ class Layout:
     def settled(self, target: Any, size: int) -> "Layout":
         """The layout for a target; one that goes by the work traces it, a log density of `size` numbers.
 
-        Chains that run together wait in each step for the one with the most to do, and share what an operation costs
-        whatever its size. The second is worth the first where arrays are small.
+        Chains that run together share what an operation costs whatever its size, which counts where arrays are small;
+        large arrays of one chain stay nearer to the processor, and slices of several wait for the longest.
         """
         if not self.by_work:
             return self
@@ -100,7 +100,7 @@ def over_chains(layout: Layout, run: Callable[..., Any], *trees: PyTree) -> Any:
 def each_chain(one: Callable[..., Any], *trees: PyTree) -> Any:
     """`one(*trees)` of each chain, every leaf with chains first; of a single chain without `vmap`.
 
-    Under `vmap` both sides of a branch are computed, and loops carry masks: NUTS took 15 to 22% less time without.
+    Under `vmap` both sides of a branch are computed, and loops carry masks.
     """
     if jax.tree.leaves(trees)[0].shape[0] > 1:
         return jax.vmap(one)(*trees)

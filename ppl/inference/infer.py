@@ -52,7 +52,7 @@ def infer(
     - `chain_method`: how Markov chains run: `"vectorized"`, in one program; `"sequential"`, one after another, in the
       memory of one; `"parallel"`, spread over the devices that jax sees. The draws are those of the same chains.
       `"auto"` is `"vectorized"`, but on a CPU `"sequential"` for NUTS and slice sampling of models that handle large
-      arrays: there chains that run together lose more by waiting for the longest tree than they gain.
+      arrays, which one chain keeps nearer to the processor than several.
     - `batch_size`: memory: how many chains of a device, or particles of a particle method, are evaluated at a time.
     - `show_progress`: a bar on standard error.
     - `checkpoint`: a folder. The state is saved there, of Markov chains every tenth of the draws, of particle methods

@@ -54,7 +54,7 @@ def test_groups_are_even_and_no_larger_than_asked():
 
 
 def test_chains_run_apart_where_arrays_are_large():
-    auto, x = Layout(1, 4, by_work=True), jnp.linspace(-1, 1, 1000)
+    auto, x = Layout(1, 4, by_work=True), jnp.linspace(-1, 1, 20_000)
     assert auto.settled(lambda beta: -jnp.sum((x - beta[0]) ** 2), 1) == Layout(1, 1)
     assert auto.settled(lambda beta: -jnp.sum((x[:10] - beta[0]) ** 2), 1) == Layout(1, 4)
     assert Layout(1, 4).settled(lambda beta: -jnp.sum((x - beta[0]) ** 2), 1) == Layout(1, 4)
