@@ -78,7 +78,7 @@ def hamiltonian_stats(
 
 
 def without_overflow(algorithm: Any) -> Any:
-    """`algorithm` (`blackjax.hmc` or `blackjax.nuts`), whose kernel refuses proposals of energy `-inf`.
+    """`algorithm` (such as `blackjax.hmc`), whose kernel refuses proposals of energy `-inf`.
 
     Where the gradient is near the largest float, the products that a dense metric sums to the kinetic energy overflow
     to both signs, and their sum can be `-inf`: a proposal of log density -1e38 would always be accepted.

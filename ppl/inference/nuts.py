@@ -24,7 +24,7 @@ class NUTS:
 
     - `warmup`: steps of adaptation of step size and mass matrix (Stan's windows).
     - `target_accept`: mean acceptance that the step size is tuned to; raise it when transitions diverge.
-    - `max_tree_depth`: at most `2**max_tree_depth` leapfrog steps a draw.
+    - `max_tree_depth`: at most `2**max_tree_depth - 1` leapfrog steps a draw; from 1 to 30.
     - `dense_mass`: a full mass matrix, for strongly correlated posteriors of few dimensions.
 
     **Source:** Hoffman & Gelman (2014); Betancourt (2017), multinomial version; Dance et al. (2025) for chains that do
@@ -40,6 +40,8 @@ class NUTS:
 
     def __post_init__(self) -> None:
         check_adaptation(self.warmup, self.target_accept)
+        if not 1 <= self.max_tree_depth <= 30:
+            raise ValueError(f"max_tree_depth: a number of doublings from 1 to 30 is wanted, got {self.max_tree_depth}")
 
     def warm(
         self, keys: Key[Array, " chains"], log_density: LogDensity, positions: Float[Array, "chains d"]

@@ -290,8 +290,7 @@ def _uniform(bits: UInt32[Array, "*shape"], dtype: Any) -> Float[Array, "*shape"
 def hashed(
     words: UInt32[Array, "2"], high: UInt32[Array, "*#shape"], low: UInt32[Array, "*shape"]
 ) -> tuple[UInt32[Array, "*shape"], UInt32[Array, "*shape"]]:
-    """Threefry-2x32 of two counters: what `jax.random` is made of, whose own is a loop that costs a step as much as all
-    else here.
+    """Threefry-2x32 of two counters: what `jax.random` is made of, where on a CPU it is a loop of small operations.
 
     **Source:** Salmon, Moraes, Dror & Shaw (2011).
     """

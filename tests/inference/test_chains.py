@@ -106,6 +106,7 @@ def test_settings_are_checked():
     for call, message in (
         (lambda: NUTS(target_accept=1.2), "target_accept: a probability"),
         (lambda: NUTS(warmup=0), "warmup: at least one step"),
+        (lambda: NUTS(max_tree_depth=0), "max_tree_depth: a number of doublings from 1 to 30"),
         (lambda: HMC(num_steps=0), "num_steps: at least one"),
         (lambda: infer(normal_gamma, Y, method=MEADS(), chains=6), "chains: MEADS wants a multiple"),
         (lambda: infer(normal_gamma, Y, method=ChEES(), chains=1), "chains: ChEES learns"),
