@@ -113,7 +113,12 @@ def weight(target, rewards):
 
 
 @pytest.mark.parametrize(
-    ("target", "ids", "keep"), [("final_reward", True, True), ("product", False, True), ("odds", False, False)]
+    ("target", "ids", "keep"),
+    [
+        ("final_reward", True, True),
+        ("product", False, True),
+        pytest.param("odds", False, False, marks=pytest.mark.calibration),
+    ],
 )
 def test_the_filter_hits_its_target(target, ids, keep):
     runs = 24

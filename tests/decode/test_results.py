@@ -118,7 +118,7 @@ def test_the_table_says_what_is_missing_with_a_dash():
 TABLES, PROBLEMS, SLACK = 400, 40, 0.04 + 3 * 0.015
 
 
-@pytest.mark.parametrize("rate", [0.1, pytest.param(0.5, marks=pytest.mark.calibration), 0.85])
+@pytest.mark.parametrize("rate", [*(pytest.param(rate, marks=pytest.mark.calibration) for rate in (0.1, 0.5)), 0.85])
 def test_the_interval_of_right_and_wrong_covers_the_truth(rate):
     rng = np.random.default_rng(5)
     held = 0

@@ -33,7 +33,7 @@ def _check(post, size):
     ("method", "draws"),
     [
         pytest.param(PMMH(num_particles=50, filter="guided", warmup=800), 1000, marks=pytest.mark.calibration),
-        (ParticleGibbs(num_particles=15, warmup=150), 350),
+        pytest.param(ParticleGibbs(num_particles=15, warmup=150), 350, marks=pytest.mark.calibration),
         pytest.param(ParticleGibbs(num_particles=20, warmup=500, filter="guided"), 2000, marks=pytest.mark.calibration),
         pytest.param(PMMH(num_particles=500, warmup=2000), 4000, marks=pytest.mark.calibration),
         pytest.param(
@@ -81,6 +81,7 @@ def _smc2_is_right(post, runs):
 
 
 @pytest.mark.runs_long
+@pytest.mark.calibration
 def test_smc2_has_the_posterior_and_the_evidence():
     post = infer(linear_gaussian, Y, method=SMC2(num_particles=50, filter="guided"), chains=4, draws=200, key=1)
     _smc2_is_right(post, 4)

@@ -25,10 +25,9 @@ def run_wise(post):
     "name",
     [
         "two_modes_unequal_10",
-        "cauchy_10",
         *(
             pytest.param(name, marks=pytest.mark.calibration)
-            for name in ("shells_2", "shells_5", "shells_10", "two_modes_10")
+            for name in ("cauchy_10", "shells_2", "shells_5", "shells_10", "two_modes_10")
         ),
     ],
 )

@@ -22,8 +22,11 @@ PROMPTS = ["Numbers: 4 6", "Target: 9", "4 + 5 = 9 left: 9 \n"]
 
 
 SETTINGS = [
-    {}, {"temperature": 0.6}, {"temperature": 1.7}, {"top_k": 3}, {"top_p": 0.7}, {"min_p": 0.2}, {"temperature": 0},
-    {"temperature": 0.8, "top_k": 9, "top_p": 0.9, "min_p": 0.05},
+    {}, {"temperature": 1.7}, {"temperature": 0}, {"temperature": 0.8, "top_k": 9, "top_p": 0.9, "min_p": 0.05},
+    *(
+        pytest.param(setting, marks=pytest.mark.calibration)
+        for setting in ({"temperature": 0.6}, {"top_k": 3}, {"top_p": 0.7}, {"min_p": 0.2})
+    ),
 ]  # fmt: skip
 
 

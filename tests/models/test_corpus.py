@@ -69,7 +69,9 @@ def test_the_test_above_would_see_a_held_out_puzzle():
     assert ((4, 5, 6, 10), 24) in evaluated_puzzles()  # the first of the hundred
 
 
-@pytest.mark.parametrize("size", EXPRESSIONS)
+@pytest.mark.parametrize(
+    "size", [pytest.param(size, marks=[pytest.mark.calibration] * (size < max(EXPRESSIONS))) for size in EXPRESSIONS]
+)
 def test_no_held_out_expression_is_trained_on(size):
     texts = [prompt.removeprefix("Evaluate: ").removesuffix(" \n") for prompt, _ in examples("arithmetic", size)]
     assert not any(text_held_out(text) for text in texts)

@@ -165,6 +165,7 @@ def test_the_log_posterior_is_its_definition_up_to_a_constant():
     np.testing.assert_allclose(got - got[0], want - want[0], rtol=2e-5, atol=2e-3)
 
 
+@pytest.mark.calibration
 def test_nuts_agrees_with_importance_sampling():
     successes, trials = DATA["skewed"]
     num = 2_000
