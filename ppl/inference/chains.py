@@ -119,8 +119,7 @@ def run_chains(
     with progress(name, 1 + -(-draws // block), enabled=show_progress) as tick:
         warming = (key_warm, program, method, layout, jnp.empty((chains, program.structure.size)))
         lowered = _warm.lower(*warming)
-        like = lowered.out_info
-        resumed = None if store is None else store.restore(like)
+        resumed = None if store is None else store.restore(lowered.out_info)
         if resumed is None:
             compiled = _compiled(warming, lowered, block, thin)
             starts = starting_points(key_start, program, chains)

@@ -60,7 +60,7 @@ def _split(arguments: PyTree) -> tuple[PyTree, tuple[Any, ...]]:
 
 @functools.cache
 def _known_options() -> dict[str, Any]:
-    """The options, unless this version of XLA has other names for them, which costs speed alone."""
+    """The options, unless this version of XLA has other names for them: then programs run as it has them run."""
     try:
         jax.jit(lambda: 0, compiler_options=_IN_ORDER).lower().compile()
     except jax.errors.JaxRuntimeError:

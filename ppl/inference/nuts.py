@@ -11,6 +11,7 @@ from blackjax.adaptation.window_adaptation import build_schedule
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from ppl.inference.batching import each_chain
+from ppl.inference.checkpoint import storable
 from ppl.inference.densities import LogDensity
 from ppl.inference.hmc import check_adaptation
 from ppl.inference.trajectories import Motion, Point, Trajectory, chosen_by, journey, root_of
@@ -46,7 +47,7 @@ class NUTS:
     def warm(
         self, keys: Key[Array, " chains"], log_density: LogDensity, positions: Float[Array, "chains d"]
     ) -> tuple[Point, dict[str, Array]]:
-        chains, d = positions.shape
+        d = positions.shape[1]
         first_mass, learn_mass, next_mass = mass_matrix_adaptation(not self.dense_mass)
         first_size, learn_size, average_size = dual_averaging_adaptation(self.target_accept)
         schedule = jnp.asarray(build_schedule(self.warmup))
@@ -54,13 +55,9 @@ class NUTS:
         def point(position: Float[Array, " d"]) -> Point:
             return Point(position, *jax.value_and_grad(log_density)(position))
 
-        def learn(arrived: Any, stage: Any, trajectory: Trajectory, sizes: Any, masses: Any) -> Any:
-            learned = learn_mass(masses, trajectory.state().position)
-            masses = jax.tree.map(lambda a, b: jnp.where(arrived & (stage[0] == 1), a, b), learned, masses)
-            sizes = jax.tree.map(
-                lambda a, b: jnp.where(arrived, a, b), learn_size(sizes, _acceptance(trajectory)), sizes
-            )
-            return sizes, masses
+        def learn(trajectory: Trajectory, sizes: Any, masses: Any) -> Any:
+            acceptance = _acceptance(trajectory)
+            return learn_size(sizes, acceptance), learn_mass(masses, trajectory.state().position)
 
         def begin_window(sizes: Any, masses: Any) -> Any:
             masses = next_mass(masses)
@@ -74,7 +71,9 @@ class NUTS:
             kept: Any,
         ) -> tuple[Motion, Any]:
             stages = schedule[jnp.minimum(t, self.warmup - 1)]
-            sizes, masses = each_chain(learn, arrived, stages, trajectories, *kept)
+            sizes, masses = each_chain(learn, trajectories, *kept)
+            sizes = chosen_by(arrived, sizes, kept[0])
+            masses = chosen_by(arrived & (stages[:, 0] == 1), masses, kept[1])
             ends = arrived & (stages[:, 1] == 1)
 
             def renewed() -> Any:
@@ -83,12 +82,7 @@ class NUTS:
             sizes, masses, root = jax.lax.cond(jnp.any(ends), renewed, lambda: (sizes, masses, motion.root))
             return Motion(jnp.exp(sizes.log_step_size), masses.inverse_mass_matrix, root), (sizes, masses)
 
-        def strong(tree: Any) -> Any:
-            return jax.tree.map(
-                lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.result_type(x)), (chains, *jnp.shape(x))), tree
-            )
-
-        sizes, masses = strong(first_size(1.0)), strong(first_mass(d))
+        sizes, masses = storable(each_chain(lambda _: (first_size(1.0), first_mass(d)), keys))
         motion = Motion(jnp.exp(sizes.log_step_size), masses.inverse_mass_matrix, masses.inverse_mass_matrix)
         starts = each_chain(point, positions)
         reached, motion, (sizes, _) = journey(

@@ -17,6 +17,7 @@ from ppl.inference.densities import LogDensity
 from ppl.inference.moves import Move, Shape, as_move
 from ppl.inference.program import Program, check_continuous
 from ppl.inference.starts import check_start
+from ppl.inference.triangular import inverse_of_lower
 from ppl.smc.policy import HOW
 
 # The scale follows the mean acceptance of all particles with this gain a move.
@@ -237,21 +238,7 @@ def shapes_of_others(
     others = jnp.stack([index >= ancestors[ancestors.shape[0] // 2], index <= first])
     mean, covariance = jax.vmap(lambda these: _moments(particles, jnp.where(these, log_weights, -jnp.inf)))(others)
     factor = jnp.linalg.cholesky(covariance)
-    return Shape(mean, covariance, factor, jax.vmap(_inverse_of_lower)(factor))
-
-
-def _inverse_of_lower(factor: Float[Array, "d d"]) -> Float[Array, "d d"]:
-    """The inverse of a lower triangular matrix, row by row.
-
-    LAPACK's, on a CPU, leaves threads that wait for more of it on the cores that the moves after it need: in 61
-    dimensions these took 1.5 times as long.
-    """
-    unit = jnp.eye(factor.shape[0], dtype=factor.dtype)
-
-    def row(i: Int[Array, ""], inverse: Float[Array, "d d"]) -> Float[Array, "d d"]:
-        return inverse.at[i].set((unit[i] - factor[i] @ inverse) / factor[i, i])  # rows from i on are still 0
-
-    return jax.lax.fori_loop(0, factor.shape[0], row, jnp.zeros_like(factor))
+    return Shape(mean, covariance, factor, jax.vmap(inverse_of_lower)(factor))
 
 
 def _moments(

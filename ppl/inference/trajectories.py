@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt32
 
 from ppl.inference.batching import each_chain
 from ppl.inference.densities import LogDensity
+from ppl.inference.triangular import inverse_of_lower
 
 # An error of energy above which a trajectory has left its level: Stan's.
 _DIVERGENT = 1000.0
@@ -149,9 +150,7 @@ def root_of(inverse_mass_matrix: Float[Array, "*d"]) -> Float[Array, "*d"]:
     """What makes momenta of normal numbers: a root of the mass matrix."""
     if inverse_mass_matrix.ndim == 1:
         return jax.lax.rsqrt(inverse_mass_matrix)
-    factor = jnp.linalg.cholesky(inverse_mass_matrix)
-    unit = jnp.eye(factor.shape[0], dtype=factor.dtype)
-    return jax.scipy.linalg.solve_triangular(factor, unit, lower=True).T
+    return inverse_of_lower(jnp.linalg.cholesky(inverse_mass_matrix)).T
 
 
 def _begun(
