@@ -21,7 +21,7 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 # What the installed environment depends on; the stamps are compared with it.
 SETUP := pyproject.toml $(wildcard constraints/*.txt)
 
-.PHONY: help .venv demo test lint docs bench calibration scaling parity train constraints clean
+.PHONY: help .venv demo test lint types style docs bench calibration scaling parity train constraints clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -36,25 +36,29 @@ $(VENV)/.stamp-run: $(BIN)/python $(SETUP)
 	@$(PIP_INSTALL) --editable .
 	@touch $@
 
-# The tools of development on top.
-$(VENV)/.stamp-dev: $(VENV)/.stamp-run
-	@echo "installing the tools for tests, linting and docs into $(VENV) (once)"
-	@$(PIP_INSTALL) --editable '.[test,docs,lint]'
-	@touch $@
+# That and the tools of development, at once. Python compiles what is imported, which is a part of what is installed.
+$(VENV)/.stamp-dev: $(BIN)/python $(SETUP)
+	@echo "installing ppl and the tools for tests, linting and docs into $(VENV) (once; a few minutes)"
+	@$(PIP_INSTALL) --no-compile --editable '.[test,docs,lint]'
+	@touch $(VENV)/.stamp-run $@
 
 .venv: $(VENV)/.stamp-dev  ## build the virtual environment alone, tools of development included
 
 demo: $(VENV)/.stamp-run  ## solve Game-of-24 puzzles with the bundled models (under three minutes)
 	$(BIN)/ppl solve game24 --out build/demo
 
-test: lint  ## every check: style, types, layers, tests, documentation
+test: $(VENV)/.stamp-dev  ## every check: style, types, layers, documentation, tests
+	$(MAKE) --no-print-directory --jobs 2 lint docs VENV=$(VENV)
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
-	$(MAKE) --no-print-directory docs VENV=$(VENV)
 
-lint: $(VENV)/.stamp-dev  ## style, types and layers
+lint: types style  ## style, types and layers
+
+types: $(VENV)/.stamp-dev  ## types (basedpyright)
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+style: $(VENV)/.stamp-dev  ## style and layers (ruff, import-linter)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports --no-cache
 
 docs: $(VENV)/.stamp-dev  ## build the documentation into site/, strictly
