@@ -1,6 +1,22 @@
 """The runtime type checker of the tests."""
 
+import functools
+
 from beartype import BeartypeConf, beartype
 
 # Python's numeric tower as static checkers read it: an int is welcome where a float is.
-check = beartype(conf=BeartypeConf(is_pep484_tower=True))
+_beartype = beartype(conf=BeartypeConf(is_pep484_tower=True))
+
+
+def check(function):
+    """Check calls of a function; the checks are written at the first, as a worker calls some functions, and has all."""
+
+    @functools.wraps(function)
+    def checked(*args, **kwargs):
+        nonlocal function, written
+        if not written:
+            function, written = _beartype(function), True
+        return function(*args, **kwargs)
+
+    written = False
+    return checked
