@@ -49,9 +49,16 @@ def test_random_words_are_those_of_threefry():
 
 
 @pytest.mark.runs_long
-@pytest.mark.parametrize("mass", [DIAGONAL, COVARIANCE], ids=["diagonal", "dense"])
-@pytest.mark.parametrize("step_size", [0.15, 0.7])
-def test_a_draw_has_the_law_of_blackjax(mass, step_size):
+@pytest.mark.parametrize(
+    ("step_size", "mass"),
+    [
+        pytest.param(0.15, DIAGONAL, marks=pytest.mark.calibration, id="short-diagonal"),
+        pytest.param(0.15, COVARIANCE, id="short-dense"),
+        pytest.param(0.7, DIAGONAL, id="long-diagonal"),
+        pytest.param(0.7, COVARIANCE, marks=pytest.mark.calibration, id="long-dense"),
+    ],
+)
+def test_a_draw_has_the_law_of_blackjax(step_size, mass):
     """From one point, with many keys: positions, statistics and the number of steps, as samples of two samplers."""
     num, start = 8000, jnp.array([0.8, 1.2, -0.5])
     states, positions, stats = advanced(crooked, jnp.tile(start, (num, 1)), step_size=step_size, mass=mass)

@@ -99,9 +99,9 @@ def test_a_text_that_was_written_before_takes_all_guesses(lm):
 # Each number of slots is compiled anew.
 @pytest.mark.parametrize("first", [pytest.param(1, marks=pytest.mark.calibration), 5])
 def test_slots_grow_without_changing_the_texts(lm, monkeypatch, first):
-    whole = [one for texts in lm.complete(PROMPTS, 3, speculate=3, num_samples=2, max_tokens=21) for one in texts]
+    whole = [one for texts in lm.complete(PROMPTS, 3, speculate=3, num_samples=2, max_tokens=12) for one in texts]
     monkeypatch.setattr(generation, "_FIRST_SLOTS", first)
-    grown, plain = both(lm, PROMPTS, 3, 3, num_samples=2, max_tokens=21)
+    grown, plain = both(lm, PROMPTS, 3, 3, num_samples=2, max_tokens=12)
     same(grown, whole)
     same([one._replace(passes=None) for one in grown], [one._replace(passes=None) for one in plain])
 

@@ -80,6 +80,7 @@ def test_no_held_out_expression_is_trained_on(size):
     assert not evaluated & {prompt for prompt, _ in examples("arithmetic", size)}
 
 
+@pytest.mark.calibration
 def test_no_evaluated_expression_of_six_operations_is_part_of_a_trained_one():
     """Six operations is what we measure and the most that is trained on, so parts are smaller and cannot repeat it."""
     assert max(EXPRESSIONS) == Arithmetic().depth == 6
