@@ -14,7 +14,7 @@ over rounds of a peer's figure over ours in the same round. All in float32, 4 ch
 - `sonar`: log evidence of a logistic regression (d = 61) by 1000 particles. blackjax's adaptive tempered SMC, all of it
   under one `jax.jit`, with HMC of 15 steps, 5 moves a temperature, target ESS .9; its step size .3 on the unit metric
   was chosen of .3 and .5 (at .5 nearly nothing is accepted at the end). Ours by the public call: with its defaults
-  (target ESS .5, which is faster and spreads more), and with common step sizes, 6 moves of 4 leapfrog steps and a
+  (target ESS .5, which is faster and spreads more), and with common step sizes, 4 moves of 4 leapfrog steps and a
   target ESS of .95, chosen of about twenty settings on other keys. `evidence_sd` is the spread of log Z over keys; of
   10 runs it is known to a quarter of itself. The data are read from `--sonar`.
 """
@@ -269,7 +269,7 @@ def sonar(options):
     problem = regression(options.sonar)
     contenders = {
         "ppl": ppl_smc(*problem),
-        "ppl tuned": ppl_smc(*problem, kernel=short, target_ess=0.95, num_moves=6),
+        "ppl tuned": ppl_smc(*problem, kernel=short, target_ess=0.95, num_moves=4),
         "blackjax": blackjax_smc(*problem),
     }
     results = rounds(contenders, options.sonar_rounds)
