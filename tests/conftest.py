@@ -21,6 +21,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Plots are drawn to memory; no display is looked for.
 os.environ["MPLBACKEND"] = "Agg"
 
+import functools
 import gc
 import itertools
 from pathlib import Path
@@ -42,16 +43,9 @@ hypothesis.settings.load_profile("ppl")
 
 # Of the tests' time 6% went into MLIR contexts: JAX makes one for each program, of a dozen dialects. Fifty programs
 # share one here; then a new one takes its place, as a context keeps what it has seen.
-_make_context, _programs, _context = mlir.make_ir_context, itertools.count(), []
-
-
-def _shared_context():
-    if next(_programs) % 50 == 0:
-        _context[:] = [_make_context()]
-    return _context[0]
-
-
-mlir.make_ir_context = _shared_context
+_programs, _make_context = itertools.count(), mlir.make_ir_context
+_context_of_fifty = functools.lru_cache(maxsize=1)(lambda fifty: _make_context())
+mlir.make_ir_context = lambda: _context_of_fifty(next(_programs) // 50)
 
 
 @pytest.hookimpl(tryfirst=True)  # before fixtures of the module, which compile too

@@ -11,12 +11,10 @@ _beartype = beartype(conf=BeartypeConf(is_pep484_tower=True))
 def check(function):
     """Check calls of a function; the checks are written at the first, as a worker calls some functions, and has all."""
 
+    with_checks = functools.cache(lambda: _beartype(function))
+
     @functools.wraps(function)
     def checked(*args, **kwargs):
-        nonlocal function, written
-        if not written:
-            function, written = _beartype(function), True
-        return function(*args, **kwargs)
+        return with_checks()(*args, **kwargs)
 
-    written = False
     return checked
