@@ -105,8 +105,8 @@ def infer(
         saved["checkpoint"] = checkpoint
     if thin != 1:
         raise ValueError(f"thin: Markov chains alone are thinned; {label} is not one")
-    if chain_method == "parallel":
-        raise ValueError(f"chain_method: Markov chains alone are spread over devices; {label} is not one")
+    if chain_method != "auto":
+        raise ValueError(f"chain_method: Markov chains alone are laid out by it; leave it out for {label}")
     if batch_size is not None:
         check_batch_size(batch_size)
         if not hasattr(chosen, "batch_size"):
