@@ -7,14 +7,16 @@ once for each (model, shapes, method, number of chains), side by side, and kept.
 
 import concurrent.futures
 import dataclasses
+import hashlib
 import time
+from collections.abc import Mapping
 from os import PathLike
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, PyTree, Shaped
 
 from ppl.inference.batching import Layout, over_chains
 from ppl.inference.checkpoint import Checkpoint, storable
@@ -23,7 +25,7 @@ from ppl.inference.densities import LogDensity, apart_from_data, guarded
 from ppl.inference.posterior import Posterior, posterior_of
 from ppl.inference.program import Program
 from ppl.inference.progress import progress
-from ppl.inference.starts import starting_points, usable_points
+from ppl.inference.starts import given_starts, starting_points, usable_points
 
 # What a sampler is given to sample from: the log density, or what its own `target(program)` makes of the program.
 Target = Any
@@ -105,6 +107,7 @@ def run_chains(
     batch_size: int | None = None,
     show_progress: bool = False,
     checkpoint: str | PathLike[str] | None = None,
+    starts: Posterior | Mapping[str, Shaped[ArrayLike, "..."]] | None = None,
 ) -> Posterior:
     """Draws of all chains by a sampler; see `ppl.infer` for the arguments."""
     together = {attribute: getattr(method, attribute, False) for attribute in ("ensemble", "uneven")}
@@ -113,6 +116,11 @@ def run_chains(
     key_start, key_warm, key_run = jax.random.split(key, 3)
     block = max(1, -(-draws // _BLOCKS))
     sizes = {"chains": chains, "draws": draws, "thin": thin, **dataclasses.asdict(layout)}
+    given = None
+    if starts is not None:
+        values = starts.sample(chains, key_start) if isinstance(starts, Posterior) else starts
+        given = given_starts(program, values, chains)
+        sizes["starts"] = hashlib.sha256(np.asarray(given).tobytes()).hexdigest()
     store = Checkpoint.of(checkpoint, program, method, key, sizes)
     positions: list[np.ndarray] = []
     statistics: list[dict[str, np.ndarray]] = []
@@ -122,9 +130,9 @@ def run_chains(
         resumed = None if store is None else store.restore(lowered.out_info)
         if resumed is None:
             compiled = _compiled(warming, lowered, block, thin)
-            starts = starting_points(key_start, program, chains)
+            begin = starting_points(key_start, program, chains) if given is None else given
             concurrent.futures.wait(compiled)
-            carry, done = _warm(key_warm, program, method, layout, starts), 0
+            carry, done = _warm(key_warm, program, method, layout, begin), 0
         else:
             done, carry, kept = resumed
             positions, statistics = [kept["positions"]], [kept["stats"]]

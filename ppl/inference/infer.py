@@ -2,12 +2,12 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, ArrayLike, Key, Shaped
 
 from ppl.inference.batching import check_batch_size
 from ppl.inference.chains import Sampler, run_chains
@@ -37,6 +37,7 @@ def infer(
     batch_size: int | None = None,
     show_progress: bool = False,
     checkpoint: str | PathLike[str] | None = None,
+    starts: Posterior | Mapping[str, Shaped[ArrayLike, "..."]] | None = None,
     **data: Any,
 ) -> Posterior:
     """The posterior of a NumPyro program.
@@ -58,12 +59,15 @@ def infer(
     - `checkpoint`: a folder. The state is saved there, of Markov chains every tenth of the draws, of particle methods
       every ten seconds, and the same call after a kill goes on from it and gives the same draws. Importance sampling,
       enumeration and methods that fit an approximation have no such state.
+    - `starts`: where Markov chains start, instead of near the origin of unconstrained space: a posterior that has all
+      latent sites, of which each chain takes a draw, or values of all latent sites, of the site's shape or
+      `[chains, ...]`. R-hat tells less of chains that start in one place.
 
     **Returns:** a `Posterior`.
 
     **Raises:** `TypeError` for what is no model, or one that uses array values in Python; `ValueError` for a model
     without latent sites, sites that no enumeration sums out, unknown methods, sizes below 1, a start of infinite
-    density (naming the site), and a checkpoint of another run.
+    density (naming the site), `starts` that lack a site or are of another shape, and a checkpoint of another run.
 
     ```python
     import jax.numpy as jnp, numpyro, numpyro.distributions as dist, ppl
@@ -97,7 +101,10 @@ def infer(
             batch_size=batch_size,
             show_progress=show_progress,
             checkpoint=checkpoint,
+            starts=starts,
         )
+    if starts is not None:
+        raise ValueError(f"starts: Markov chains alone are started there; leave it out for {label}")
     saved = {}
     if checkpoint is not None:
         if "checkpoint" not in inspect.signature(chosen.run).parameters:

@@ -24,7 +24,7 @@ from ppl.inference.evaluation import (
     simulated_draws,
 )
 from ppl.inference.program import Program
-from ppl.keys import as_key
+from ppl.keys import as_key, numpy_generator
 from ppl.smc.resampling import systematic
 
 # For tables and plots alone, and 0.3 to 0.4 s each to import; so are pandas and xarray in `ppl.arviz_adapter`.
@@ -78,6 +78,14 @@ class Posterior:
         return dataclasses.replace(
             self, draws=draws, unconstrained=self.unconstrained[chains, indices], log_weights=None, stats={}
         )
+
+    def sample(self, num: int, key: int | Key[Array, ""] = 0) -> dict[str, Shaped[np.ndarray, "num ..."]]:
+        """`num` of the draws by site, taken by their weights with replacement, from all chains."""
+        if num < 1:
+            raise ValueError(f"num: at least one draw is wanted, got {num}")
+        taken = numpy_generator(key).choice(self.num_chains * self.num_draws, num, p=self.weights().ravel())
+        which = np.unravel_index(taken, (self.num_chains, self.num_draws))
+        return {name: value[which] for name, value in self.draws.items()}
 
     def mean(self) -> dict[str, Float[np.ndarray, "..."]]:
         """Posterior means by site, weighted where draws are."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, ArrayLike, Bool, Float, Key, Shaped
 from numpyro.distributions import Distribution
 
 from ppl.inference.compiling import InOrder
@@ -23,13 +23,43 @@ def starting_points(key: Key[Array, ""], program: Program, num: int) -> Float[Ar
     """
     points, good = usable_points(key, program, num)
     if not bool(jnp.all(good)):
-        terms = jax.device_get(_terms(program, points[int(jnp.argmin(good))]))
-        bad = [f"{name} ({float(value)})" for name, value in terms.items() if not np.isfinite(value)]
-        where = ", ".join(bad) if bad else "none alone: their sum or its gradient"
         raise ValueError(
             f"model: no start of finite density and gradient among {_TRIES} points in (-{_RADIUS}, {_RADIUS})^d of "
-            f"unconstrained space; sites with a log density that is not finite: {where}. Check the data against the "
+            f"unconstrained space; {_culprits(program, points[int(jnp.argmin(good))])}. Check the data against the "
             "support of these sites, scale them to order one, or use TemperedSMC, which starts from the prior"
+        )
+    return points
+
+
+def given_starts(program: Program, values: Mapping[str, Shaped[ArrayLike, "..."]], num: int) -> Float[Array, "num d"]:
+    """`num` points in unconstrained space, from values of all latent sites.
+
+    **Arguments:** `values`: of a site's shape, for all points, or with an axis of `num` points before it. Sites that
+    are not latent are passed over, so that the draws of a posterior can be given as they are.
+
+    **Raises:** `ValueError` for a latent site that is missing, values of another shape, and points outside the support
+    or without a finite density and gradient (naming the sites).
+    """
+    sites = program.structure.latents
+    missing = [site.name for site in sites if site.name not in values]
+    if missing:
+        wanted = ", ".join(site.name for site in sites)
+        raise ValueError(f"starts: values of all latent sites are wanted ({wanted}), without is {', '.join(missing)}")
+    given = {}
+    for site in sites:
+        value = jnp.asarray(values[site.name], float)
+        if value.shape not in (site.shape, (num, *site.shape)):
+            raise ValueError(
+                f"starts: {site.name!r} is of shape {site.shape}; values of that shape, or of {(num, *site.shape)} for "
+                f"{num} chains, are wanted, got {value.shape}"
+            )
+        given[site.name] = jnp.broadcast_to(value, (num, *site.shape))
+    points, good = _placed(program, given)
+    if not bool(jnp.all(good)):
+        which = int(jnp.argmin(good))
+        raise ValueError(
+            f"starts: the density or gradient at the start of chain {which} is not finite; "
+            f"{_culprits(program, points[which])}. Values inside the support of all sites are wanted"
         )
     return points
 
@@ -38,11 +68,6 @@ def starting_points(key: Key[Array, ""], program: Program, num: int) -> Float[Ar
 def usable_points(key: Key[Array, ""], program: Program, num: int) -> tuple[Float[Array, "num d"], Bool[Array, " num"]]:
     """The points of `starting_points`, and which of them are of finite density and gradient."""
     size = program.structure.size
-    value_and_grad = jax.value_and_grad(program.log_density)
-
-    def usable(point: Float[Array, " d"]) -> Bool[Array, ""]:
-        value, slope = value_and_grad(point)
-        return jnp.isfinite(value) & jnp.all(jnp.isfinite(slope))
 
     def one(key: Key[Array, ""]) -> tuple[Float[Array, " d"], Bool[Array, ""]]:
         def draw(attempt: Array) -> Float[Array, " d"]:
@@ -51,7 +76,7 @@ def usable_points(key: Key[Array, ""], program: Program, num: int) -> tuple[Floa
         def again(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             attempt, _, _ = carry
             point = draw(attempt)
-            return attempt + 1, point, usable(point)
+            return attempt + 1, point, _usable(program, point)
 
         # The first point is drawn inside the loop, too, so that the gradient is compiled once.
         start = (jnp.asarray(0), jnp.zeros(size), jnp.asarray(False))
@@ -59,6 +84,26 @@ def usable_points(key: Key[Array, ""], program: Program, num: int) -> tuple[Floa
         return point, good
 
     return jax.vmap(one)(jax.random.split(key, num))
+
+
+@InOrder
+def _placed(
+    program: Program, values: Mapping[str, Shaped[Array, "num ..."]]
+) -> tuple[Float[Array, "num d"], Bool[Array, " num"]]:
+    points = jax.vmap(program.unconstrained)(values)
+    return points, jax.vmap(lambda point: _usable(program, point))(points)
+
+
+def _usable(program: Program, point: Float[Array, " d"]) -> Bool[Array, ""]:
+    value, slope = jax.value_and_grad(program.log_density)(point)
+    return jnp.isfinite(value) & jnp.all(jnp.isfinite(slope))
+
+
+def _culprits(program: Program, point: Float[Array, " d"]) -> str:
+    terms = jax.device_get(_terms(program, point))
+    bad = [f"{name} ({float(value)})" for name, value in terms.items() if not np.isfinite(value)]
+    where = ", ".join(bad) if bad else "none alone: their sum or its gradient"
+    return f"sites with a log density that is not finite: {where}"
 
 
 @InOrder
