@@ -57,7 +57,11 @@ class Checkpoint:
 
     @staticmethod
     def of(
-        folder: str | PathLike[str] | None, program: Program, method: Any, key: Key[Array, ""], sizes: Mapping[str, int]
+        folder: str | PathLike[str] | None,
+        program: Program,
+        method: Any,
+        key: Key[Array, ""],
+        sizes: Mapping[str, int | str],
     ) -> "Checkpoint | None":
         """The checkpoint of this run in `folder`, or `None` without one."""
         return None if folder is None else Checkpoint(folder, _identity(program, method, key, sizes))
@@ -105,7 +109,7 @@ def storable(tree: PyTree) -> PyTree:
     return jax.tree.map(strong, tree)
 
 
-def _identity(program: Program, method: Any, key: Key[Array, ""], sizes: Mapping[str, int]) -> dict[str, Any]:
+def _identity(program: Program, method: Any, key: Key[Array, ""], sizes: Mapping[str, int | str]) -> dict[str, Any]:
     digest = hashlib.sha256()
     start = dict(sorted((getattr(method, "start", None) or {}).items()))
     if start:  # distributions show themselves by their address
