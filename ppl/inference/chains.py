@@ -7,7 +7,6 @@ once for each (model, shapes, method, number of chains), side by side, and kept.
 
 import concurrent.futures
 import dataclasses
-import hashlib
 import time
 from collections.abc import Mapping
 from os import PathLike
@@ -120,8 +119,7 @@ def run_chains(
     if starts is not None:
         values = starts.sample(chains, key_start) if isinstance(starts, Posterior) else starts
         given = given_starts(program, values, chains)
-        sizes["starts"] = hashlib.sha256(np.asarray(given).tobytes()).hexdigest()
-    store = Checkpoint.of(checkpoint, program, method, key, sizes)
+    store = Checkpoint.of(checkpoint, program, method, key, sizes, given)
     positions: list[np.ndarray] = []
     statistics: list[dict[str, np.ndarray]] = []
     with progress(name, 1 + -(-draws // block), enabled=show_progress) as tick:

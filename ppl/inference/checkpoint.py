@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
 from ppl.files import replacing
 from ppl.inference.program import Program
@@ -61,10 +61,14 @@ class Checkpoint:
         program: Program,
         method: Any,
         key: Key[Array, ""],
-        sizes: Mapping[str, int | str],
+        sizes: Mapping[str, int],
+        starts: Float[Array, "chains d"] | None = None,
     ) -> "Checkpoint | None":
-        """The checkpoint of this run in `folder`, or `None` without one."""
-        return None if folder is None else Checkpoint(folder, _identity(program, method, key, sizes))
+        """The checkpoint of this run in `folder`, or `None` without one; `starts` are those that the user gave."""
+        if folder is None:
+            return None
+        given = {} if starts is None else {"starts": _digest(starts)}
+        return Checkpoint(folder, {**_identity(program, method, key, sizes), **given})
 
     @property
     def due(self) -> bool:
@@ -109,22 +113,27 @@ def storable(tree: PyTree) -> PyTree:
     return jax.tree.map(strong, tree)
 
 
-def _identity(program: Program, method: Any, key: Key[Array, ""], sizes: Mapping[str, int | str]) -> dict[str, Any]:
-    digest = hashlib.sha256()
+def _identity(program: Program, method: Any, key: Key[Array, ""], sizes: Mapping[str, int]) -> dict[str, Any]:
     start = dict(sorted((getattr(method, "start", None) or {}).items()))
     if start:  # distributions show themselves by their address
         method = dataclasses.replace(method, start=None)
-    for leaf in jax.tree.leaves((program.args, program.kwargs, start)):
-        if isinstance(leaf, jax.Array):
-            digest.update(np.ascontiguousarray(np.asarray(leaf)).tobytes())
-        else:
-            digest.update(repr(leaf).encode())
     return {
         "format": _FORMAT,
         "sites": [[site.name, list(site.shape), site.kind] for site in program.structure.sites],
-        "data": digest.hexdigest(),
+        "data": _digest((program.args, program.kwargs, start)),
         "method": repr(method),
         "start": {name: type(distribution).__name__ for name, distribution in start.items()},
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         **sizes,
     }
+
+
+def _digest(tree: PyTree) -> str:
+    """Of arrays the bytes, of other leaves how they show themselves."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array):
+            digest.update(np.ascontiguousarray(np.asarray(leaf)).tobytes())
+        else:
+            digest.update(repr(leaf).encode())
+    return digest.hexdigest()
