@@ -12,15 +12,32 @@ Packages, from the bottom layer up:
   `ppl.plots`.
 
 Nothing is imported here: `import ppl` costs nothing. A part is imported when it is first named, as in
-`ppl.decode.particle_filter`, and brings only what it needs.
+`ppl.decode.particle_filter`, and brings only what it needs. One thing is set: see `_compile_loops_whole`.
 """
 
+import os
 import pkgutil
 from importlib import import_module
 from typing import Any
 
 _PARTS = frozenset(module.name for module in pkgutil.iter_modules(__path__))
 _CALLS = ("infer", "markov", "sbc")
+
+
+def _compile_loops_whole() -> None:
+    """XLA on a CPU makes one function of a loop whose body handles up to 192 kilobytes, in place of one.
+
+    Longer ones it carries out operation by operation, each handed to a thread: for a sampler's step of small arrays the
+    handing over takes longer than the work. It is a setting of the process, read when JAX runs its first program; one
+    of the user's own is kept, and an XLA that does not know the name passes over it.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_backend_extra_options" not in flags:
+        whole = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=196608"
+        os.environ["XLA_FLAGS"] = f"{flags} {whole}".strip()
+
+
+_compile_loops_whole()
 
 
 def __getattr__(name: str) -> Any:
