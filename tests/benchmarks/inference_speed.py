@@ -3,7 +3,8 @@
     python tests/benchmarks/inference_speed.py [--parts schools cold posteriors sonar] [--models ...] [--out FILE]
 
 Rounds are interleaved, so that whatever else loads the machine loads all alike: what counts are ratios, each the median
-over rounds of a peer's figure over ours in the same round. All in float32, 4 chains of 1000 + 1000 steps. Prints JSON.
+over rounds of a peer's figure over ours in the same round. All in float32, 4 chains of 1000 + 1000 steps. What
+`import ppl` sets of XLA (small loops are made one function) holds for peers, too. Prints JSON.
 
 - `schools`: eight schools, warm, with a new key each time. NumPyro as users run it: an `MCMC` made anew for each run,
   and `run` again on one that has run; chains vectorised and one after another. `jitted` is what its users can do by
@@ -33,6 +34,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
+import ppl  # noqa: E402, F401  what it sets of XLA then holds for peers, too
+
 CHAINS, STEPS, PARTICLES = 4, 1000, 1000
 METHODS = ("vectorized", "sequential")
 GOALS = {"schools": 10, "cold": 1, "posteriors": 1, "sonar": 1.5}

@@ -87,6 +87,8 @@ def chains():
     return infer(gaussian, Y, method=NUTS(warmup=300), key=4, draws=500)
 
 
+# Of three data each has a third of the posterior: Pareto k, by theory .3, is estimated at .3 to .75 from 2000 draws.
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto distribution")
 def test_arviz_has_every_group_and_loo_works(chains):
     arviz = importlib.import_module("arviz")
     data = chains.to_arviz(prior=True)
