@@ -4,7 +4,9 @@
 
 Rounds are interleaved, so that whatever else loads the machine loads all alike: what counts are ratios, each the median
 over rounds of a peer's figure over ours in the same round. All in float32, 4 chains of 1000 + 1000 steps. What
-`import ppl` sets of XLA (small loops are made one function) holds for peers, too. Prints JSON.
+`import ppl` sets of XLA (small loops are made one function) holds for peers, too, and where models are small NumPyro
+under `jax.jit` gains more by it than ours; with the threshold of 1024 (`XLA_FLAGS`, as in `ppl/__init__.py`)
+XLA is as it comes. Prints JSON.
 
 - `schools`: eight schools, warm, with a new key each time. NumPyro as users run it: an `MCMC` made anew for each run,
   and `run` again on one that has run; chains vectorised and one after another. `jitted` is what its users can do by
@@ -311,6 +313,7 @@ def main():
     report = {
         "benchmark": "ppl.infer beside NumPyro and blackjax",
         "machine": {"cpu_count": os.cpu_count(), "load_average": os.getloadavg(), "python": platform.python_version()},
+        "xla_flags": os.environ["XLA_FLAGS"],
     }
     for part in options.parts:
         report[part] = parts[part](options)
