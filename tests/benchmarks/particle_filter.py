@@ -3,11 +3,10 @@
     python tests/benchmarks/particle_filter.py [--sizes 1000 10000 100000 1000000] [--repeats 20] [--out FILE]
 
 Each peer lives in a virtual environment of its own under `build/bench` (made on the first run; particles wants
-numpy < 2), in a process of its own that compiles once and then waits. Repeats are interleaved, one process computing at
-a time, so that whatever else loads the machine loads all alike: what counts are the ratios, each the median over
-repeats of a peer's time over ours in the same round. Peers are asked for the log-likelihood alone (XLA may drop
-cuthbert's history); ours is the public call with its defaults: evidence, standard error, ESS and ancestors. Every
-estimate is compared with the Kalman filter. Prints JSON.
+numpy < 2), in a process of its own. What counts are the ratios, each the median over repeats of a peer's time over ours
+in the same round. Peers are asked for the log-likelihood alone (XLA may drop cuthbert's history); ours is the public
+call with its defaults: evidence, standard error, ESS and ancestors. Every estimate is compared with the Kalman filter.
+Prints JSON.
 """
 
 import argparse
@@ -15,13 +14,12 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENTS = ROOT / "build" / "bench"
+from workers import ROOT, Worker, answer, environment, ratio
+
 SERIES = ROOT / "tests" / "smc" / "data" / "lgssm_T100_univariate.json"
 SETTING = 2  # rho .9, variances .5 and .2: the ESS rule resamples at about every other step
 PEERS = {"cuthbert": ("cuthbert==0.1.1", "jax=={jax}"), "particles": ("particles==0.4", "numpy<2", "setuptools<81")}
@@ -116,68 +114,36 @@ def particles_filter(n):
 
 
 def work(name):
-    """A worker: reads `n seed` lines, answers with the seconds of one run and its estimate."""
+    """A worker: answers with the seconds of one run and its estimate."""
     make = {"ppl": ppl_filter, "cuthbert": cuthbert_filter, "particles": particles_filter}[name]
     filters = {}
-    for line in sys.stdin:
-        n, seed = map(int, line.split())
+
+    def run(n, seed):
         if n not in filters:
             filters[n] = make(n)
         start = time.perf_counter()
         value = filters[n](seed)
-        print(json.dumps({"seconds": time.perf_counter() - start, "log_evidence": value}), flush=True)
+        return {"seconds": time.perf_counter() - start, "log_evidence": value}
+
+    answer(run)
 
 
-def environment(name):
-    """The Python of a peer's virtual environment, made when it is missing."""
+def worker(name):
+    if name == "ppl":
+        return Worker(__file__, name)
     import jax
 
-    place = ENVIRONMENTS / name
-    python = place / "bin" / "python"
-    if not (place / "complete").exists():
-        print(f"installing {name} into {place} (once)", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
-        wanted = [requirement.format(jax=jax.__version__) for requirement in PEERS[name]]
-        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted]
-        subprocess.run(install, check=True, stdout=sys.stderr)
-        (place / "complete").touch()
-    return python
-
-
-class Worker:
-    """A process that runs one contender on request."""
-
-    def __init__(self, name):
-        python = sys.executable if name == "ppl" else environment(name)
-        path = {"PYTHONPATH": str(ROOT)} if name == "ppl" else {}
-        self.process = subprocess.Popen(
-            [python, __file__, "--worker", name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | path,
-        )
-
-    def run(self, n, seed):
-        self.process.stdin.write(f"{n} {seed}\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise RuntimeError(f"{self.process.args[-1]} ended at n={n}, exit code {self.process.wait()}")
-        return json.loads(answer)
-
-    def stop(self):
-        self.process.stdin.close()
-        self.process.wait()
+    wanted = [requirement.format(jax=jax.__version__) for requirement in PEERS[name]]
+    return Worker(__file__, name, environment(name, wanted))
 
 
 def measure(workers, n, repeats):
     exact = problem()[1]["log_likelihood"]
-    first = {name: worker.run(n, 0)["seconds"] for name, worker in workers.items()}
+    first = {name: worker.ask(n=n, seed=0)["seconds"] for name, worker in workers.items()}
     seconds, errors = {name: [] for name in workers}, {name: [] for name in workers}
     for seed in range(1, repeats + 1):
         for name, worker in workers.items():
-            result = worker.run(n, seed)
+            result = worker.ask(n=n, seed=seed)
             seconds[name].append(result["seconds"])
             errors[name].append(result["log_evidence"] - exact)
     ours = seconds["ppl"]
@@ -197,9 +163,7 @@ def measure(workers, n, repeats):
         },
         "speed_up": {
             name: {
-                "median_of_rounds": statistics.median(
-                    theirs / mine for theirs, mine in zip(seconds[name], ours, strict=True)
-                ),
+                "median_of_rounds": ratio(seconds[name], ours),
                 "of_best": min(seconds[name]) / min(ours),
                 "goal": GOALS[name].get(n),
             }
@@ -219,7 +183,7 @@ def main():
     options = parser.parse_args()
     if options.worker:
         return work(options.worker)
-    workers = {name: Worker(name) for name in ["ppl", *options.peers]}
+    workers = {name: worker(name) for name in ["ppl", *options.peers]}
     report = {
         "benchmark": "bootstrap filter, univariate LGSSM, T=100, systematic, ESS < N/2",
         "machine": {"cpu_count": os.cpu_count(), "load_average": os.getloadavg(), "python": platform.python_version()},
@@ -229,8 +193,8 @@ def main():
         repeats = options.repeats if n <= 10_000 else max(2, options.repeats // (3 if n <= 100_000 else 6))
         report["results"].append(measure(workers, n, repeats))
         print(f"N={n} done", file=sys.stderr)
-    for worker in workers.values():
-        worker.stop()
+    for process in workers.values():
+        process.stop()
     text = json.dumps(report, indent=2)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -15,14 +15,12 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
+from workers import environment
 
-ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENTS = ROOT / "build" / "bench"
 PEERS = {
     "mpmath": ("mpmath==1.3.0", "scipy", "numpy"),
     "saber-risk": ("saber-risk==0.2.0",),
@@ -82,23 +80,15 @@ print(json.dumps(times))
 """
 
 
-def environment(peer: str) -> Path:
-    """The interpreter of a peer's environment, made on the first run."""
-    place = ENVIRONMENTS / peer
-    python = place / "bin" / "python"
-    if not (place / ".done").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
-        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PEERS[peer]]
-        subprocess.run(install, check=True)
-        (place / ".done").touch()
-    return python
-
-
 def theirs(peer: str, counts: np.ndarray) -> float:
     code = DRIVER.format(code=CODE[peer], repeats=REPEATS)
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     result = subprocess.run(
-        [environment(peer), "-c", code], input=json.dumps(counts.tolist()), capture_output=True, text=True, env=clean
+        [environment(peer, PEERS[peer]), "-c", code],
+        input=json.dumps(counts.tolist()),
+        capture_output=True,
+        text=True,
+        env=clean,
     )
     if result.returncode:
         raise RuntimeError(f"{peer}: {result.stderr.strip().splitlines()[-1]}")
@@ -124,7 +114,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     counts = rng.binomial(100, 0.6 * rng.beta(0.3, 5, 1_000))
     for peer in PEERS:
-        environment(peer)
+        environment(peer, PEERS[peer])
 
     def whole():
         return risk.fit(counts, 100).pass_at([1_000, 10_000])
