@@ -20,7 +20,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, PyTree, Shaped
 from ppl.inference.batching import Layout, over_chains
 from ppl.inference.checkpoint import Checkpoint, storable
 from ppl.inference.compiling import InOrder
-from ppl.inference.densities import LogDensity, apart_from_data, guarded
+from ppl.inference.densities import LogDensity, apart_from_data, guarded, with_small_products_summed
 from ppl.inference.posterior import Posterior, posterior_of
 from ppl.inference.program import Program
 from ppl.inference.progress import progress
@@ -188,12 +188,11 @@ def _compiled(
 def _warm(
     key: Key[Array, ""], program: Program, method: Sampler, layout: Layout, positions: Float[Array, "chains d"]
 ) -> tuple[PyTree, PyTree]:
-    target = target_of(method, program)
+    target, layout = _settled(method, program, layout)
 
     def run(keys: Key[Array, " chains"], positions: Float[Array, "chains d"]) -> tuple[PyTree, PyTree]:
         return method.warm(keys, target, positions)
 
-    layout = layout.settled(target, program.structure.size)
     carry = over_chains(layout, run, jax.random.split(key, positions.shape[0]), positions)
     return storable(carry)
 
@@ -211,7 +210,7 @@ def _advance(
 ) -> tuple[tuple[PyTree, PyTree], tuple[Float[Array, "length chains d"], dict[str, Shaped[Array, "length chains"]]]]:
     states, parameters = carry
     chains = jax.tree.leaves(states)[0].shape[0]
-    target = target_of(method, program)
+    target, layout = _settled(method, program, layout)
 
     def run(which: Int[Array, " chains"], states: PyTree, parameters: PyTree) -> tuple[PyTree, PyTree]:
         if isinstance(method, Pacing):
@@ -234,14 +233,16 @@ def _advance(
         states, kept = jax.lax.scan(draw, states, jnp.arange(length))
         return states, jax.tree.map(lambda x: x.swapaxes(0, 1), kept)  # chains first
 
-    layout = layout.settled(target, program.structure.size)
     states, kept = over_chains(layout, run, jnp.arange(chains), states, parameters)
     return (states, parameters), jax.tree.map(lambda x: x.swapaxes(0, 1), kept)
 
 
-def target_of(method: Sampler, program: Program) -> Target:
-    """What a sampler samples from: its own view of the program, or the log density with NaN as `-inf`."""
-    own = getattr(method, "target", None)
+def _settled(method: Sampler, program: Program, layout: Layout) -> tuple[Target, Layout]:
+    """What a sampler samples from, and how: its own view of the program, or the log density with NaN as `-inf`."""
+    own, size = getattr(method, "target", None), program.structure.size
     if own is not None:
-        return own(program)
-    return apart_from_data(guarded(program.log_density), program.structure.size)
+        target = own(program)
+        return target, layout.settled(target, size)
+    target = apart_from_data(guarded(program.log_density), size)
+    layout = layout.settled(target, size)
+    return with_small_products_summed(target, size, layout.batch), layout

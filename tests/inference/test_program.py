@@ -11,7 +11,7 @@ from numpyro.distributions import constraints
 from numpyro.infer.util import potential_energy
 
 from ppl.inference import Program, infer
-from ppl.inference.densities import apart_from_data
+from ppl.inference.densities import apart_from_data, with_small_products_summed
 
 Y = jnp.array([0.3, -1.2, 2.0, 0.7])
 
@@ -188,3 +188,39 @@ def test_what_depends_on_data_alone_leaves_the_log_density():
     left = str(jax.make_jaxpr(apart)(flat))
     assert "lgamma" not in left
     assert "log" not in left
+
+
+@pytest.mark.parametrize(
+    "product",
+    [
+        lambda x, b: x @ b,
+        lambda x, b: b @ x.T,
+        lambda x, b: jnp.einsum("ji,j->i", x.T, b),
+        lambda x, b: jnp.dot(b, b) * x[:, 0],
+        lambda x, b: jnp.tensordot(b, x, axes=(0, 1)),
+    ],
+)
+def test_small_products_are_sums_of_the_same_value(product):
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(20, 3)), jnp.float32)
+
+    def log_density(flat):
+        return -jnp.sum((product(x, flat) - 1) ** 2)
+
+    summed, flat = with_small_products_summed(log_density, 3, 4), jnp.array([0.3, -1.2, 0.7])
+    for got, want in zip(jax.value_and_grad(summed)(flat), jax.value_and_grad(log_density)(flat), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5)
+    assert "dot_general" in str(jax.make_jaxpr(jax.grad(log_density))(flat))
+    assert "dot_general" not in str(jax.make_jaxpr(jax.grad(summed))(flat))
+
+
+@pytest.mark.parametrize(
+    ("product", "chains"),
+    [
+        pytest.param(lambda b: jnp.ones((300, 3)) @ b, 1, id="much data"),
+        pytest.param(lambda b: jnp.ones((20, 3)) @ b, 100, id="many chains"),
+        pytest.param(lambda b: jnp.ones((20, 3)) @ jnp.outer(b, b), 4, id="two matrices"),
+    ],
+)
+def test_other_products_stay(product, chains):
+    kept = with_small_products_summed(lambda flat: jnp.sum(product(flat)), 3, chains)
+    assert "dot_general" in str(jax.make_jaxpr(kept)(jnp.ones(3)))
