@@ -24,6 +24,7 @@ os.environ["MPLBACKEND"] = "Agg"
 import functools
 import gc
 import itertools
+import sys
 from pathlib import Path
 
 from jaxtyping import install_import_hook
@@ -35,6 +36,8 @@ import hypothesis
 import jax
 import pytest
 from jax._src.interpreters import mlir
+
+import ppl  # noqa: F401  what it sets of XLA comes too late once a module of tests has run something
 
 # Compilation makes the first example slow: a deadline would only measure that. Derandomised: a failure repeats.
 hypothesis.settings.register_profile("ppl", deadline=None, derandomize=True, max_examples=25)
@@ -53,7 +56,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Compile without optimisation, but for tests that spend their time in what was compiled."""
     if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") == "1":
         runs_long = item.get_closest_marker("runs_long") is not None
-        jax.config.update("jax_disable_most_optimizations", not runs_long)
+        if jax.config.read("jax_disable_most_optimizations") == runs_long:
+            jax.config.update("jax_disable_most_optimizations", not runs_long)
+            # Where optimised, loops are what they are to a user, and NUTS is told so.
+            if compiling := sys.modules.get("ppl.inference.compiling"):
+                compiling.loops_are_whole.cache_clear()
 
 
 def pytest_collection_finish() -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Array, Int, PyTree, Shaped
 
+from ppl.inference.compiling import loops_are_whole
 from ppl.inference.work import numbers_an_operation
 
 CHAIN_METHODS = ("auto", "vectorized", "sequential", "parallel")
@@ -105,6 +106,25 @@ def each_chain(one: Callable[..., Any], *trees: PyTree) -> Any:
     if jax.tree.leaves(trees)[0].shape[0] > 1:
         return jax.vmap(one)(*trees)
     return jax.tree.map(lambda x: jnp.asarray(x)[None], one(*jax.tree.map(lambda x: x[0], trees)))
+
+
+def put(
+    rows: Shaped[Array, "chains length d"], places: Int[Array, " chains"], new: Shaped[Array, "chains d"]
+) -> Shaped[Array, "chains length d"]:
+    """`rows` with the new one of each chain at its place.
+
+    On a CPU in a loop, if that is cheap: XLA's scatter took 2.5 us for four rows of 16 numbers, as long as three steps
+    of NUTS.
+    """
+    chains, _, d = rows.shape
+    if not loops_are_whole():
+        return rows.at[jnp.arange(chains), places].set(new)
+
+    def one(chain: Int[Array, ""], rows: Shaped[Array, "chains length d"]) -> Shaped[Array, "chains length d"]:
+        row = jax.lax.dynamic_slice(new, (chain, 0), (1, d))
+        return jax.lax.dynamic_update_slice(rows, row[:, None], (chain, places[chain], 0))
+
+    return jax.lax.fori_loop(0, chains, one, rows)
 
 
 def mapped(one: Callable[..., Any], batch_size: int | None, *arguments: PyTree) -> Any:

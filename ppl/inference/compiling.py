@@ -7,8 +7,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.core
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, PyTree
 
 # XLA on a CPU hands operations of one program to several threads where it can. Those of a sampler's step take less than
 # the handing over: chains of posteriordb's arma took 0.15 s in place of 0.09. And jaxlib 0.10.2 can wait for ever where
@@ -49,6 +50,36 @@ class InOrder:
 
         run.__name__ = self.function.__name__  # by which compiled programs are told apart
         return jax.jit(run, static_argnums=1, compiler_options=_known_options())
+
+
+@functools.cache
+def loops_are_whole() -> bool:
+    """Whether XLA makes one function of a small loop (see `ppl/__init__.py`), so that a loop costs next to nothing.
+
+    It does not on a GPU, where JAX was at work before `import ppl`, and under `XLA_FLAGS` of the user's own.
+    """
+    if jax.default_backend() != "cpu":
+        return False
+
+    def loop(x: Float[Array, "8192"]) -> Float[Array, "8192"]:
+        return jax.lax.while_loop(lambda x: x[0] < 9, lambda x: x + 1, x)
+
+    program = jax.jit(loop).lower(jax.ShapeDtypeStruct((8192,), jnp.float32)).compile()
+    return "xla_cpu_small_call" in (program.as_text() or "")
+
+
+def in_one_piece(function: Callable[[PyTree], PyTree], argument: PyTree) -> PyTree:
+    """`function(argument)`, of its argument's structure, which as part of a program becomes one piece of code.
+
+    Where a loop's body holds a product of matrices, or much data, XLA carries out one by one the small operations that
+    go with it, too, each handed over. A small loop of their own is one function: here of one pass. (A chain's step of
+    posteriordb's sblrc took 0.92 us in place of 1.25.)
+    """
+    if not loops_are_whole():
+        return function(argument)
+    # XLA would do away with a loop that it knows to have one pass.
+    once = (jax.lax.optimization_barrier(jnp.ones((), bool)), argument)
+    return jax.lax.while_loop(lambda carry: carry[0], lambda carry: (jnp.zeros((), bool), function(carry[1])), once)[1]
 
 
 def _split(arguments: PyTree) -> tuple[PyTree, tuple[Any, ...]]:

@@ -10,7 +10,7 @@ from blackjax.adaptation.step_size import dual_averaging_adaptation
 from blackjax.adaptation.window_adaptation import build_schedule
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
-from ppl.inference.batching import each_chain
+from ppl.inference.batching import each_chain, put
 from ppl.inference.checkpoint import storable
 from ppl.inference.densities import LogDensity
 from ppl.inference.hmc import check_adaptation
@@ -122,23 +122,24 @@ class NUTS:
             motion: Motion,
             rows: Any,
         ) -> tuple[Motion, Any]:
-            position, numbers = trajectories.state().position, trajectories.read()
+            position, logdensity, _ = trajectories.state()
             stats = (
-                numbers.logdensity,
+                logdensity,
                 _acceptance(trajectories),
                 trajectories.diverging,
-                numbers.chosen_energy,
-                trajectories.counts[:, 2],
-                trajectories.counts[:, 0],
+                trajectories.whole.energy,
+                trajectories.steps,
+                trajectories.doubling,
             )
             row = jnp.concatenate([position, jnp.stack(stats, axis=1).astype(position.dtype)], axis=1)
             place = jnp.where(arrived & (t % thin == thin - 1), t // thin, length)
-            return motion, rows.at[jnp.arange(chains), place].set(row, mode="drop")
+            return motion, put(rows, place, row)
 
-        rows = jnp.zeros((chains, length, d + 6), states.position.dtype)
+        rows = jnp.zeros((chains, length + 1, d + 6), states.position.dtype)  # the last for what is not kept
         reached, _, rows = journey(
             keys, log_density, states, motion, start, length * thin, self.max_tree_depth, arrive, rows
         )
+        rows = rows[:, :length]
         lp, rate, diverging, energy, steps, depth = jnp.moveaxis(rows[..., d:], -1, 0)
         stats = {
             "lp": lp,
@@ -154,4 +155,4 @@ class NUTS:
 
 def _acceptance(trajectory: Trajectory) -> Float[Array, "*chains"]:
     """The mean over its steps."""
-    return trajectory.read().acceptance / jnp.maximum(trajectory.counts[..., 2], 1)
+    return trajectory.acceptance / jnp.maximum(trajectory.steps, 1)

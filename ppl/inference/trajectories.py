@@ -4,8 +4,9 @@ Under `vmap` a sampler whose draws are loops makes all chains wait in each draw 
 machine whose state says where in a trajectory it is: a step of all machines is one leapfrog step of each, whatever
 draw it belongs to, and a chain whose trajectory is over begins the next one while the others go on.
 
-Where densities are cheap, what counts is the number of small operations in a step: things that change together lie in
-one array, and random numbers come from one hash.
+Where densities are cheap, what counts is what XLA makes of a step on a CPU. It writes an operation out again wherever
+its result is used, which is why chances are drawn a step ahead; and of numbers that lie in one array with others it
+makes code that asks of each which one it is, which is why hardly anything is stacked.
 
 **Source:** trajectories: Hoffman & Gelman (2014), Betancourt (2017, A.3 and A.4.2: multinomial, with the generalised
 U-turn); without recursion: Phan, Pradhan & Jankowiak (2019); chains as machines: Dance, Glaser, Orbanz & Adams (2025).
@@ -20,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt32
 
 from ppl.inference.batching import each_chain
+from ppl.inference.compiling import in_one_piece, loops_are_whole
 from ppl.inference.densities import LogDensity
 from ppl.inference.triangular import inverse_of_lower
 
@@ -45,19 +47,33 @@ class Motion(NamedTuple):
     root: Float[Array, "*chains d"] | Float[Array, "*chains d d"]
 
 
-class Numbers(NamedTuple):
-    """Of a trajectory: its energy at the start; of the part and of the whole the log density and energy of the state
-    chosen from it and its log weight; acceptance summed over steps.
+class End(NamedTuple):
+    """An end of a trajectory."""
+
+    position: Float[Array, "*chains d"]
+    momentum: Float[Array, "*chains d"]
+    velocity: Float[Array, "*chains d"]
+    gradient: Float[Array, "*chains d"]
+
+
+class Stretch(NamedTuple):
+    """The state chosen from a stretch of a trajectory, and the log weight and summed momenta of all its states."""
+
+    position: Float[Array, "*chains d"]
+    gradient: Float[Array, "*chains d"]
+    logdensity: Float[Array, "*chains"]
+    energy: Float[Array, "*chains"]
+    weight: Float[Array, "*chains"]
+    momenta: Float[Array, "*chains d"]
+
+
+class Marks(NamedTuple):
+    """Steps where stretches of the part begin that are still to be looked at for a U-turn, one for each doubling: the
+    velocity, and the sum of momenta up to the middle of the step.
     """
 
-    energy: Float[Array, "*chains"]
-    part_logdensity: Float[Array, "*chains"]
-    part_energy: Float[Array, "*chains"]
-    part_weight: Float[Array, "*chains"]
-    logdensity: Float[Array, "*chains"]
-    chosen_energy: Float[Array, "*chains"]
-    weight: Float[Array, "*chains"]
-    acceptance: Float[Array, "*chains"]
+    velocity: Float[Array, "*chains doublings d"]
+    middle: Float[Array, "*chains doublings d"]
 
 
 class Trajectory(NamedTuple):
@@ -66,24 +82,23 @@ class Trajectory(NamedTuple):
     t: UInt32[Array, "*chains"]  # which draw it is for
     turns: UInt32[Array, "*chains"]  # bit j: the direction of doubling j
     direction: Float[Array, "*chains"]  # 1, -1, or 0 for a chain that has all its draws
-    ends: Float[Array, "*chains 2 4 d"]  # the moving one and the other: position, momentum, velocity, gradient
-    chosen: Float[Array, "*chains 2 2 d"]  # from the part and from the whole: position, gradient
-    momenta: Float[Array, "*chains 2 d"]  # summed along the part and the whole
-    # Of steps where stretches of the part begin that are still to be looked at for a U-turn, one for each doubling:
-    # the velocity, and the sum of momenta up to the middle of the step.
-    marks: Float[Array, "*chains 2 doublings d"]
-    numbers: Float[Array, "*chains 8"]  # `Numbers`
-    counts: Int[Array, "*chains 3"]  # doublings, steps of the part, steps in all
+    energy: Float[Array, "*chains"]  # at the start
+    moving: End
+    resting: End
+    part: Stretch
+    whole: Stretch
+    marks: Marks
+    chances: tuple[Float[Array, "*chains"], Float[Array, "*chains"]]  # uniform numbers for the next step
+    acceptance: Float[Array, "*chains"]  # summed over steps
+    doubling: Int[Array, "*chains"]
+    leaf: Int[Array, "*chains"]  # steps of the part
+    steps: Int[Array, "*chains"]  # in all
     diverging: Bool[Array, "*chains"]
     over: Bool[Array, "*chains"]
 
-    def read(self) -> Numbers:
-        """The numbers by name."""
-        return Numbers(*(self.numbers[..., i] for i in range(len(Numbers._fields))))
-
     def state(self) -> Point:
         """The state chosen so far."""
-        return Point(self.chosen[..., 1, 0, :], self.read().logdensity, self.chosen[..., 1, 1, :])
+        return Point(self.whole.position, self.whole.logdensity, self.whole.gradient)
 
 
 Arrive = Callable[[Bool[Array, " chains"], Int[Array, " chains"], Trajectory, Motion, Any], tuple[Motion, Any]]
@@ -116,17 +131,18 @@ def journey(
     def begun(words: UInt32[Array, "2"], t: Int[Array, ""], start: Point, motion: Motion) -> Trajectory:
         return _begun(words, (first + t).astype(jnp.uint32), start, motion, t < draws, doublings)
 
-    def step(words: UInt32[Array, "2"], trajectory: Trajectory, motion: Motion) -> Trajectory:
-        return _step(words, value_and_gradient, trajectory, motion)
+    def underway(trajectories: Trajectory) -> Bool[Array, ""]:
+        return ~jnp.any(trajectories.over)
+
+    def step(trajectories: Trajectory, motion: Motion) -> Trajectory:
+        moved = each_chain(lambda *those: _leapfrog(value_and_gradient, *those), trajectories, motion)
+        return in_one_piece(lambda those: each_chain(_decided, words, those, *moved), trajectories)
 
     def unfinished(carry: tuple[Any, ...]) -> Bool[Array, ""]:
         return jnp.any(carry[0] < draws)
 
-    def until_one_arrives(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+    def arrival(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         t, trajectories, reached, motion, kept = carry
-        trajectories = jax.lax.while_loop(
-            lambda those: ~jnp.any(those.over), lambda those: each_chain(step, words, those, motion), trajectories
-        )
         arrived = trajectories.over & (t < draws)
         motion, kept = arrive(arrived, t, trajectories, motion, kept)
         t = t + arrived
@@ -134,6 +150,11 @@ def journey(
         reached = chosen_by(arrived, chosen, reached)
         trajectories = chosen_by(trajectories.over, each_chain(begun, words, t, chosen, motion), trajectories)
         return t, trajectories, reached, motion, kept
+
+    def until_one_arrives(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        t, trajectories, reached, motion, kept = carry
+        trajectories = jax.lax.while_loop(underway, lambda those: step(those, motion), trajectories)
+        return in_one_piece(arrival, (t, trajectories, reached, motion, kept))
 
     t = jnp.zeros(keys.shape, jnp.int32)
     carry = (t, each_chain(begun, words, t, starts, motion), starts, motion, kept)
@@ -167,99 +188,141 @@ def _begun(
     momentum = _times(motion.root, normal)
     velocity = _times(motion.inverse_mass_matrix, momentum)
     energy = 0.5 * jnp.sum(momentum * velocity) - start.logdensity
-    zero = jnp.zeros((), dtype)
-    numbers = Numbers(energy, start.logdensity, energy, zero, start.logdensity, energy, zero, zero)
-    end = jnp.stack([start.position, momentum, velocity, start.gradient])
-    none = jnp.zeros((), jnp.int32)
+    zero, none = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
+    end = End(start.position, momentum, velocity, start.gradient)
+    state = Stretch(start.position, start.gradient, start.logdensity, energy, zero, momentum)
     return Trajectory(
         t=t,
         turns=bits[d],
         direction=jnp.where(active, _direction(bits[d], none, dtype), 0),
-        ends=jnp.stack([end, end]),
-        chosen=jnp.broadcast_to(end[::3], (2, 2, d)),
-        momenta=jnp.stack([jnp.zeros_like(momentum), momentum]),
-        marks=jnp.zeros((2, doublings, d), dtype),
-        numbers=jnp.stack(numbers),
-        counts=jnp.zeros(3, jnp.int32),
+        energy=energy,
+        moving=end,
+        resting=end,
+        part=state,
+        whole=state,
+        marks=Marks(jnp.zeros((doublings, d), dtype), jnp.zeros((doublings, d), dtype)),
+        chances=_chances(words, t, none, dtype),
+        acceptance=zero,
+        doubling=none,
+        leaf=none,
+        steps=none,
         diverging=jnp.zeros((), bool),
         over=jnp.zeros((), bool),
     )
 
 
-def _step(
-    words: UInt32[Array, "2"], value_and_gradient: Callable[..., Any], now: Trajectory, motion: Motion
-) -> Trajectory:
-    """One leapfrog step, and what it decides: the state chosen, whether the trajectory doubles, whether it is over."""
-    dtype = now.numbers.dtype
-    numbers, (doubling, leaf, steps) = now.read(), now.counts
-    doublings = now.marks.shape[1]
-    position, momentum, _, gradient = now.ends[0]
+def _leapfrog(
+    value_and_gradient: Callable[..., Any], now: Trajectory, motion: Motion
+) -> tuple[End, Float[Array, "*chains"]]:
+    """One step of the moving end, and the log density there."""
+    position, momentum, _, gradient = now.moving
     size = now.direction * motion.step_size
     half = momentum + 0.5 * size * gradient
     position = position + size * _times(motion.inverse_mass_matrix, half)
     logdensity, gradient = value_and_gradient(position)
     momentum = half + 0.5 * size * gradient
-    velocity = _times(motion.inverse_mass_matrix, momentum)
-    end = jnp.stack([position, momentum, velocity, gradient])
+    return End(position, momentum, _times(motion.inverse_mass_matrix, momentum), gradient), logdensity
+
+
+def _decided(words: UInt32[Array, "2"], now: Trajectory, end: End, logdensity: Float[Array, "*chains"]) -> Trajectory:
+    """What a step decides: the state chosen, whether the trajectory doubles, whether it is over."""
+    dtype = now.energy.dtype
+    (one, other), doubling, leaf, far = now.chances, now.doubling, now.leaf, now.resting
+    doublings = now.marks.middle.shape[0]
 
     # Where the gradient is near the largest float, products that a whole matrix sums to the kinetic energy overflow to
     # both signs; a sum of -inf would always be accepted.
-    energy = 0.5 * jnp.sum(momentum * velocity) - logdensity
-    log_weight = jnp.where(jnp.isfinite(energy), numbers.energy - energy, -jnp.inf)
+    energy = 0.5 * jnp.sum(end.momentum * end.velocity) - logdensity
+    log_weight = jnp.where(jnp.isfinite(energy), now.energy - energy, -jnp.inf)
     diverging = -log_weight > _DIVERGENT
-    one, other = (_uniform(word, dtype) for word in hashed(words, now.t, steps.astype(jnp.uint32) + _OF_STEPS))
 
     begins = leaf == 0
-    part_weight = jnp.logaddexp(jnp.where(begins, -jnp.inf, numbers.part_weight), log_weight)
-    here = begins | (one < jnp.exp(log_weight - part_weight))
-    part = jnp.where(begins, 0, now.momenta[0]) + momentum
-    whole = part + now.momenta[1]
+    weight = jnp.where(begins, log_weight, _log_sum(now.part.weight, log_weight))
+    momenta = jnp.where(begins, 0, now.part.momenta) + end.momentum
+    here = begins | (one < jnp.exp(log_weight - weight))
+    state = Stretch(end.position, end.gradient, logdensity, energy, weight, momenta)
+    part = _either(here, state, now.part)._replace(weight=weight, momenta=momenta)
 
     # Of the part, stretches from marks to here; of the whole, all of it.
-    level, (lowest, highest) = jnp.arange(doublings), _levels(leaf)
-    middle = part - 0.5 * momentum
-    mark = jnp.stack([velocity, middle])[:, None]
-    marks = jnp.where(((level == highest) & (leaf % 2 == 0))[:, None], mark, now.marks)
-    far = now.ends[1]
-    between = jnp.concatenate([middle - marks[1], (whole - 0.5 * (momentum + far[1]))[None]])
-    ahead = jnp.sum(between * velocity, axis=1)
-    behind = jnp.sum(between * jnp.concatenate([marks[0], far[2][None]]), axis=1)
-    back = (ahead <= 0) | (behind <= 0)
-    failed = diverging | jnp.any(back[:-1] & (lowest <= level) & (level <= highest))
+    lowest, highest = _levels(leaf)
+    mark = Marks(end.velocity, momenta - 0.5 * end.momentum)
+    turned = _turned_since_a_mark(lowest, highest, now.marks, mark)
+    new = (jnp.arange(doublings) == highest) & (leaf % 2 == 0)
+    marks = _either(new[:, None], mark, now.marks)
+    whole_momenta = now.whole.momenta + momenta
+    across = whole_momenta - 0.5 * (end.momentum + far.momentum)
 
+    failed = diverging | turned
     closes = failed | (leaf + 1 == 1 << doubling)
     joins = closes & ~failed
-    there = joins & (other < jnp.exp(part_weight - numbers.weight))
-    over = closes & (failed | back[-1] | (doubling + 1 == doublings))
-    direction = _direction(now.turns, doubling + 1, dtype) * jnp.abs(now.direction)
-    swaps = closes & (direction != now.direction)
-    from_part = jnp.where(here, end[::3], now.chosen[0])
-    part_logdensity = jnp.where(here, logdensity, numbers.part_logdensity)
-    part_energy = jnp.where(here, energy, numbers.part_energy)
+    there = joins & (other < jnp.exp(weight - now.whole.weight))
+    whole = _either(there, part, now.whole)._replace(
+        weight=jnp.where(joins, _log_sum(now.whole.weight, weight), now.whole.weight),
+        momenta=jnp.where(joins, whole_momenta, now.whole.momenta),
+    )
+    over = closes & (failed | _turned(across, far.velocity, end.velocity) | (doubling + 1 == doublings))
+    direction = jnp.where(closes, _direction(now.turns, doubling + 1, dtype) * jnp.abs(now.direction), now.direction)
+    swaps = direction != now.direction
     return Trajectory(
         t=now.t,
         turns=now.turns,
-        direction=jnp.where(closes, direction, now.direction),
-        ends=jnp.where(swaps, jnp.stack([far, end]), jnp.stack([end, far])),
-        chosen=jnp.stack([from_part, jnp.where(there, from_part, now.chosen[1])]),
-        momenta=jnp.stack([part, jnp.where(joins, whole, now.momenta[1])]),
+        direction=direction,
+        energy=now.energy,
+        moving=_either(swaps, far, end),
+        resting=_either(swaps, end, far),
+        part=part,
+        whole=whole,
         marks=marks,
-        numbers=jnp.stack(
-            Numbers(
-                energy=numbers.energy,
-                part_logdensity=part_logdensity,
-                part_energy=part_energy,
-                part_weight=part_weight,
-                logdensity=jnp.where(there, part_logdensity, numbers.logdensity),
-                chosen_energy=jnp.where(there, part_energy, numbers.chosen_energy),
-                weight=jnp.where(joins, jnp.logaddexp(numbers.weight, part_weight), numbers.weight),
-                acceptance=numbers.acceptance + jnp.minimum(1, jnp.exp(log_weight)),
-            )
-        ),
-        counts=jnp.stack([doubling + closes, jnp.where(closes, 0, leaf + 1), steps + 1]),
+        chances=_chances(words, now.t, now.steps + 1, dtype),
+        acceptance=now.acceptance + jnp.minimum(1, jnp.exp(log_weight)),
+        doubling=doubling + closes,
+        leaf=jnp.where(closes, 0, leaf + 1),
+        steps=now.steps + 1,
         diverging=diverging,
         over=over,
     )
+
+
+def _turned_since_a_mark(lowest: Int[Array, ""], highest: Int[Array, ""], marks: Marks, here: Marks) -> Bool[Array, ""]:
+    """Whether the stretch from any of those marks to here has turned.
+
+    Of ten marks one on average is to be looked at; where a loop over those few costs more than the others, all are.
+    """
+    if not loops_are_whole():
+        level = jnp.arange(marks.middle.shape[0])
+        back = _turned(here.middle - marks.middle, marks.velocity, here.velocity)
+        return jnp.any(back & (lowest <= level) & (level <= highest))
+
+    def look(carry: tuple[Int[Array, ""], Bool[Array, ""]]) -> tuple[Int[Array, ""], Bool[Array, ""]]:
+        level, _ = carry
+        velocity, middle = (jax.lax.dynamic_index_in_dim(x, level, keepdims=False) for x in marks)
+        return level + 1, _turned(here.middle - middle, velocity, here.velocity)
+
+    none = jnp.zeros((), bool)
+    return jax.lax.while_loop(lambda carry: (carry[0] <= highest) & ~carry[1], look, (lowest, none))[1]
+
+
+def _turned(
+    momenta: Float[Array, "*stretches d"], behind: Float[Array, "*stretches d"], ahead: Float[Array, " d"]
+) -> Bool[Array, "*stretches"]:
+    """Whether stretches of these summed momenta have turned back at either end, of which the velocities are given."""
+    return (jnp.sum(momenta * ahead, axis=-1) <= 0) | (jnp.sum(momenta * behind, axis=-1) <= 0)
+
+
+def _log_sum(log_a: Float[Array, ""], log_b: Float[Array, ""]) -> Float[Array, ""]:
+    """`jnp.logaddexp` of weights not both zero: without its care for that, and for digits that no chance sees."""
+    return jnp.maximum(log_a, log_b) + jnp.log(1 + jnp.exp(-jnp.abs(log_a - log_b)))
+
+
+def _either(which: Bool[Array, "*#shape"], new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(which, a, b), new, old)
+
+
+def _chances(
+    words: UInt32[Array, "2"], t: UInt32[Array, ""], step: Int[Array, ""], dtype: Any
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    one, other = hashed(words, t, step.astype(jnp.uint32) + _OF_STEPS)
+    return _uniform(one, dtype), _uniform(other, dtype)
 
 
 def _times(matrix: Float[Array, "*d"], vector: Float[Array, " d"]) -> Float[Array, " d"]:
@@ -267,7 +330,8 @@ def _times(matrix: Float[Array, "*d"], vector: Float[Array, " d"]) -> Float[Arra
 
 
 def _levels(leaf: Int[Array, ""]) -> tuple[Int[Array, ""], Int[Array, ""]]:
-    """First and last of the marks that step `leaf` of a part is compared with; of an even one, its own is the last.
+    """First and last of the marks that step `leaf` of a part is compared with: none for an even one, whose own is the
+    last.
 
     A mark is at the number of ones in the step it belongs to, halved; stretches that end at `leaf` are as many as the
     ones that it ends in.

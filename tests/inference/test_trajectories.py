@@ -6,6 +6,7 @@ import pytest
 from jax.extend.random import threefry_2x32
 from scipy.stats import chi2_contingency
 
+from ppl.inference import batching, compiling, trajectories
 from ppl.inference.nuts import NUTS
 from ppl.inference.trajectories import Point, hashed
 
@@ -125,6 +126,25 @@ def test_a_chain_does_not_depend_on_its_companions():
     assert np.array_equal(positions[1], slower[1])
     assert np.array_equal(states.position[1], others.position[1])
     assert all(np.array_equal(stats[name][1], slow_stats[name][1]) for name in stats)
+
+
+@pytest.mark.runs_long
+def test_a_run_knows_that_small_loops_cost_little():
+    assert compiling.loops_are_whole()
+
+
+@pytest.mark.parametrize("mass", [DIAGONAL, COVARIANCE], ids=["diagonal", "dense"])
+def test_draws_are_the_same_where_loops_cost_more(monkeypatch, mass):
+    """As on a GPU."""
+    starts = jnp.array([[0.0, 0.0, 0.0], [1.0, 0.5, 0.2]])
+
+    def run(loops_are_whole):
+        for module in (batching, compiling, trajectories):
+            monkeypatch.setattr(module, "loops_are_whole", lambda: loops_are_whole)
+        return advanced(crooked, starts, step_size=0.3, mass=mass, length=30)
+
+    for ours, other in zip(jax.tree.leaves(run(True)), jax.tree.leaves(run(False)), strict=True):
+        assert np.allclose(ours, other, rtol=1e-4, atol=1e-4)
 
 
 def test_the_depth_is_the_limit_and_thinning_keeps_the_last():
