@@ -11,10 +11,12 @@ if "xla_backend_optimization_level" not in flags:
     flags += " --xla_backend_optimization_level=1"
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for workers and child processes, too
     # A third less time in the compiler, and a tenth of what is left: by default a program is split into modules for
-    # LLVM's threads, which find no idle core here. Later versions may not have such flags, and end the process at one
-    # they do not know.
+    # LLVM's threads, which find no idle core here. Later versions may not have such flags (0.12 lacks the first), and
+    # end the process at one they do not know.
     if version("jaxlib").startswith("0.10."):
-        flags += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+        flags += " --xla_cpu_use_fusion_emitters=false"
+    if version("jaxlib").startswith(("0.10.", "0.12.")):
+        flags += " --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = flags.strip()
 # Threads of LAPACK, between two calls, wait on the cores that the other worker's programs want.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

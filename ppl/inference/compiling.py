@@ -62,7 +62,7 @@ def loops_are_whole() -> bool:
         return False
 
     def loop(x: Float[Array, "8192"]) -> Float[Array, "8192"]:
-        return jax.lax.while_loop(lambda x: x[0] < 9, lambda x: x + 1, x)
+        return jax.lax.while_loop(lambda x: x[0] < 9.0, lambda x: x + 1.0, x)
 
     program = jax.jit(loop).lower(jax.ShapeDtypeStruct((8192,), jnp.float32)).compile()
     return "xla_cpu_small_call" in (program.as_text() or "")
