@@ -1,8 +1,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from ppl.inference.compiling import InOrder, _known_options
+from ppl.inference.compiling import InOrder, _known_options, in_one_piece
 
 
 @InOrder
@@ -37,3 +38,13 @@ def test_methods_are_bound():
 def test_inside_other_transformations_it_is_the_function():
     assert jax.jit(lambda x: scaled(x, 2)["out"])(jnp.ones(2)).tolist() == [2, 2]
     assert float(jax.grad(lambda x: scaled(x, 2, power=3)["out"])(1.0)) == 6
+
+
+@pytest.mark.runs_long
+def test_a_piece_stays_a_loop_of_its_own():
+    """Which XLA does not see to have one pass."""
+    piece = jax.jit(lambda x: in_one_piece(lambda pair: {"a": pair["b"] + 1, "b": 2 * pair["a"]}, {"a": x, "b": -x}))
+    x = jnp.arange(2000.0)
+    assert jnp.array_equal(piece(x)["a"], 1 - x)
+    assert jnp.array_equal(piece(x)["b"], 2 * x)
+    assert " while(" in piece.lower(x).compile().as_text()
