@@ -32,9 +32,16 @@ def names(quick, soon_done=()):
     ]
 
 
+# Of chains that start anywhere, of any sampler, one in eight is for hundreds of draws where the equation is stiff.
+FROM_PARTICLES = ("lotka_volterra",)
+
+
 @pytest.mark.parametrize("name", names(QUICK, SOON_DONE))
 def test_nuts_has_the_reference_means_and_sds(name):
-    post = infer(MODELS[name], **data(name), method=NUTS(target_accept=0.9), key=1, draws=2000)
+    model, starts = MODELS[name], None
+    if name in FROM_PARTICLES:
+        starts = infer(model, **data(name), method=TemperedSMC(), key=1, chains=1, draws=200)
+    post = infer(model, **data(name), method=NUTS(target_accept=0.9), key=1, draws=2000, starts=starts)
     for parameter, known in reference(name).items():
         value = scalar(post.draws, parameter)
         mcse = value.std() / np.sqrt(float(ess_bulk(value)))
