@@ -29,19 +29,16 @@ def environment(name, requirements):
 
 
 class Worker:
-    """A process of `script --worker name` that answers questions.
+    """A process of `script --worker name` that answers questions. On the project's Python it finds the project."""
 
-    It finds the project where it runs on the project's Python; `environ` is what it has beside ours.
-    """
-
-    def __init__(self, script, name, python=sys.executable, environ=None):
+    def __init__(self, script, name, python=sys.executable):
         path = {"PYTHONPATH": str(ROOT)} if python == sys.executable else {}
         self.process = subprocess.Popen(
             [python, script, "--worker", name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | path | (environ or {}),
+            env=os.environ | path,
         )
 
     def ask(self, **question):
