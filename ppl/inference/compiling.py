@@ -16,6 +16,8 @@ from jaxtyping import Array, Float, PyTree
 # two of them are Cholesky factors of many matrices (draws of gp_pois: within 20 calls; in order not in 6000).
 _IN_ORDER = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
+_ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
+
 
 class InOrder:
     """A function, or method, compiled so that its operations are done one after the other.
@@ -37,9 +39,9 @@ class InOrder:
             return self.function(*args, **kwargs)
         return self._compiled(arrays, static)
 
-    def lower(self, *args: Any, **kwargs: Any) -> jax.stages.Lowered:
-        """As of `jax.jit`."""
-        return self._compiled.lower(*_split((args, kwargs)))
+    def trace(self, *args: Any, **kwargs: Any) -> jax.stages.Traced:
+        """As of `jax.jit`: of arrays or of their shapes."""
+        return self._compiled.trace(*_split((args, kwargs)))
 
     @functools.cached_property
     def _compiled(self) -> Any:
@@ -50,6 +52,18 @@ class InOrder:
 
         run.__name__ = self.function.__name__  # by which compiled programs are told apart
         return jax.jit(run, static_argnums=1, compiler_options=_known_options())
+
+
+def shapes_of(tree: PyTree) -> PyTree:
+    """The tree with shapes and dtypes in place of arrays, as the compiler tells them apart."""
+
+    def shape(leaf: Any) -> Any:
+        if not isinstance(leaf, _ARRAYS):
+            return leaf
+        kind: Any = jax.typeof(leaf)
+        return jax.ShapeDtypeStruct(kind.shape, kind.dtype, weak_type=kind.weak_type)
+
+    return jax.tree.map(shape, tree)
 
 
 @functools.cache
@@ -83,8 +97,8 @@ def in_one_piece(function: Callable[[PyTree], PyTree], argument: PyTree) -> PyTr
 
 
 def _split(arguments: PyTree) -> tuple[PyTree, tuple[Any, ...]]:
-    """The arrays among the arguments, and the rest, which can be hashed."""
-    arrays, rest = eqx.partition(arguments, lambda leaf: isinstance(leaf, jax.Array | np.ndarray | np.generic))
+    """The arrays among the arguments, or their shapes, and the rest, which can be hashed."""
+    arrays, rest = eqx.partition(arguments, lambda leaf: isinstance(leaf, _ARRAYS))
     leaves, treedef = jax.tree.flatten(rest)
     return arrays, (treedef, *leaves)
 

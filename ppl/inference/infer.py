@@ -56,9 +56,9 @@ def infer(
       arrays, which one chain keeps nearer to the processor than several.
     - `batch_size`: memory: how many chains of a device, or particles of a particle method, are evaluated at a time.
     - `show_progress`: a bar on standard error.
-    - `checkpoint`: a folder. The state is saved there, of Markov chains every tenth of the draws, of particle methods
-      every ten seconds, and the same call after a kill goes on from it and gives the same draws. Importance sampling,
-      enumeration and methods that fit an approximation have no such state.
+    - `checkpoint`: a folder. The state is saved there every ten seconds (of Markov chains from the end of warm-up on,
+      and after every tenth of the draws), and the same call after a kill goes on from it and gives the same draws.
+      Importance sampling, enumeration and methods that fit an approximation have no such state.
     - `starts`: where Markov chains start, instead of near the origin of unconstrained space: a posterior that has all
       latent sites, of which each chain takes a draw, or values of all latent sites, of the site's shape or
       `[chains, ...]`. R-hat tells less of chains that start in one place.

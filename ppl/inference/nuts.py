@@ -108,6 +108,7 @@ class NUTS:
         states: Point,
         parameters: dict[str, Array],
         start: Int[Array, ""],
+        count: Int[Array, ""],
         length: int,
         thin: int,
     ) -> tuple[Point, Float[Array, "chains length d"], dict[str, Shaped[Array, "chains length"]]]:
@@ -137,7 +138,7 @@ class NUTS:
 
         rows = jnp.zeros((chains, length + 1, d + 6), states.position.dtype)  # the last for what is not kept
         reached, _, rows = journey(
-            keys, log_density, states, motion, start, length * thin, self.max_tree_depth, arrive, rows
+            keys, log_density, states, motion, start, count * thin, self.max_tree_depth, arrive, rows
         )
         rows = rows[:, :length]
         lp, rate, diverging, energy, steps, depth = jnp.moveaxis(rows[..., d:], -1, 0)

@@ -110,7 +110,7 @@ def journey(
     starts: Point,
     motion: Motion,
     first: Int[Array, ""],
-    draws: int,
+    draws: int | Int[Array, ""],
     doublings: int,
     arrive: Arrive,
     kept: PyTree,

@@ -87,7 +87,9 @@ def test_batches_bound_the_memory_of_chains():
     key, needed = jax.random.key(0), {}
     for layout in (Layout(1, 8), Layout(1, 1)):
         carry = _warm(key, program, method, layout, jnp.zeros((8, 256)))
-        compiled = _advance.lower(key, program, method, layout, carry, jnp.asarray(0), 2, 1).compile()
+        start, count = jnp.asarray(0), jnp.asarray(2)
+        traced = _advance.trace(key, program, method, layout, carry, start, count, 2, 1)
+        compiled = traced.lower().compile()
         needed[layout.batch] = compiled.memory_analysis().temp_size_in_bytes
     assert needed[8] > 8 * 1e6
     assert needed[1] < needed[8] / 4

@@ -1,5 +1,7 @@
 """Every Markov chain against a conjugate posterior, compiled once, and resumed bit for bit."""
 
+from unittest.mock import patch
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import numpyro.distributions as dist
 import pytest
 from blackjax.diagnostics import ess_bulk
 
-from ppl.inference import HMC, MCLMC, MEADS, NUTS, ChEES, RandomWalk, Slice, infer
+from ppl.inference import HMC, MCLMC, MEADS, NUTS, ChEES, RandomWalk, Slice, chains, infer
 from tests.inference.resuming import goes_on_alike
 
 Y = jnp.array([0.4, 1.9, 3.1, 0.2, 1.1])
@@ -91,8 +93,29 @@ def test_what_was_compiled_side_by_side_is_what_runs(caplog):
 def test_a_killed_run_goes_on_to_the_same_draws(tmp_path):
     options = {"method": NUTS(warmup=200), "key": 5, "chains": 2, "draws": 100, "checkpoint": tmp_path / "run"}
     goes_on_alike(normal_gamma, Y, **options)
+    # Of another, stopped at the second save, the first was that of the state after warm-up.
+    goes_on_alike(normal_gamma, Y, saves=1, **{**options, "checkpoint": tmp_path / "early"})
     with pytest.raises(ValueError, match="checkpoint: .* is of another run; data was"):
         infer(normal_gamma, Y + 1, **options)
+
+
+@pytest.mark.parametrize("method", [NUTS(warmup=50), HMC(warmup=50)], ids=["own pace", "together"])
+def test_draws_do_not_depend_on_the_pieces(monkeypatch, method):
+    options = {"method": method, "key": 7, "chains": 2, "draws": 25, "thin": 2}
+    whole = infer(normal_gamma, Y, **options)
+    for name, value in (("_PIECE", 0.0), ("_SMALL", 0)):  # a draw a piece; then arrays of a tenth of the draws
+        monkeypatch.setattr(f"ppl.inference.chains.{name}", value)
+        again = infer(normal_gamma, Y, **options)
+        assert np.array_equal(again.unconstrained, whole.unconstrained)
+        assert all(np.array_equal(again.stats[name], whole.stats[name]) for name in whole.stats)
+
+
+def test_a_short_run_is_one_piece_and_a_bar_counts_steps(capsys):
+    infer(normal_gamma, Y, method=NUTS(warmup=50), key=7, draws=50)
+    with patch("ppl.inference.chains._advance", wraps=chains._advance) as advance:
+        infer(normal_gamma, Y, method=NUTS(warmup=50), key=7, draws=50, show_progress=True)
+    assert advance.call_count == 1
+    assert "100/100" in capsys.readouterr().err
 
 
 def test_thinning_keeps_every_other_step():

@@ -27,8 +27,8 @@ def test_this_version_of_xla_knows_the_options():
 def test_arrays_are_traced_and_all_else_is_static():
     for x in (jnp.arange(3.0), np.arange(3.0, dtype=np.float32)):
         assert scaled(x, 2, power=2)["out"].tolist() == [0, 2, 8]
-    assert scaled.lower(jnp.ones(2), 3).out_info["out"].shape == (2,)
-    assert scaled.lower(jnp.ones(2), 3).compile().memory_analysis() is not None
+    assert scaled.trace(jnp.ones(2), 3).out_info["out"].shape == (2,)
+    assert scaled.trace(jnp.ones(2), 3).lower().compile().memory_analysis() is not None
 
 
 def test_methods_are_bound():

@@ -37,7 +37,7 @@ def advanced(log_density, positions, *, step_size, mass, length=1, seed=0, depth
     }
     run = jax.jit(
         lambda keys, states: NUTS(max_tree_depth=depth).advance(
-            keys, log_density, states, parameters, jnp.zeros((), jnp.int32), length, thin
+            keys, log_density, states, parameters, jnp.zeros((), jnp.int32), jnp.asarray(length), length, thin
         )
     )
     return run(jax.random.split(jax.random.key(seed), chains), points(log_density, positions))
@@ -117,7 +117,7 @@ def test_a_chain_does_not_depend_on_its_companions():
     def run(sizes):
         parameters = {"step_size": sizes, "inverse_mass_matrix": jnp.broadcast_to(DIAGONAL, (3, 3))}
         return NUTS(max_tree_depth=6).advance(
-            keys, normal, points(normal, starts), parameters, jnp.zeros((), jnp.int32), 20, 1
+            keys, normal, points(normal, starts), parameters, jnp.zeros((), jnp.int32), jnp.asarray(20), 20, 1
         )
 
     states, positions, stats = run(jnp.array([0.5, 0.5, 0.5]))
