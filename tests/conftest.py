@@ -94,4 +94,6 @@ def _compiled_programs_make_room():
     yield
     if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MANY_MAPS:
         jax.clear_caches()
+        if compiling := sys.modules.get("ppl.inference.compiling"):
+            compiling.compiled_ahead.cache_clear()
         gc.collect()

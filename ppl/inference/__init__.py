@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 from ppl.inference.approximations import ADVI, Laplace, Pathfinder
-from ppl.inference.chains import Sampler
 from ppl.inference.comparison import compare
 from ppl.inference.cyclical import CyclicalSGLD
 from ppl.inference.diagnosis import Advice
@@ -27,6 +26,7 @@ from ppl.inference.posterior import Posterior
 from ppl.inference.program import Program
 from ppl.inference.random_walk import RandomWalk, Slice
 from ppl.inference.ranks import SBC
+from ppl.inference.sampler import Sampler
 from ppl.inference.sbc import sbc
 from ppl.inference.sghmc import SGHMC
 from ppl.inference.sgld import SGLD

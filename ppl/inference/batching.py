@@ -1,7 +1,9 @@
 """Bounded memory: a few chains or particles at a time, and chains spread over devices."""
 
+import concurrent.futures
 import dataclasses
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -24,12 +26,14 @@ _LARGE = 200
 class Layout:
     """Where and when chains run: on `devices` devices, `batch` of them at a time on each.
 
-    Chains do not depend on it: each has keys of its own. With `by_work`, it is one at a time if arrays are large.
+    Chains do not depend on it: each has keys of its own. With `by_work`, it is one at a time if arrays are large. With
+    `groups`, a device is a processor of several cores, and `batch` chains of each group run at the same time.
     """
 
     devices: int
     batch: int
     by_work: bool = False
+    groups: int = 1
 
     @staticmethod
     def of(
@@ -52,8 +56,9 @@ class Layout:
                 f"{'chain_method' if batch_size is None else 'batch_size'}: chains of {label} learn from "
                 "each other and run together; take NUTS or HMC for chains by themselves"
             )
-        if chain_method == "auto" and uneven and batch_size is None and jax.default_backend() == "cpu":
-            return Layout(1, chains, by_work=True)
+        if chain_method == "auto" and not ensemble and batch_size is None and jax.default_backend() == "cpu":
+            groups = _divisor(chains, _cores())
+            return Layout(1, chains // groups, by_work=uneven, groups=groups)
         if chain_method == "sequential":
             if batch_size not in (None, 1):
                 raise ValueError(f"batch_size: sequential chains run one at a time, got {batch_size}")
@@ -77,7 +82,9 @@ class Layout:
         if not self.by_work:
             return self
         flat = jax.ShapeDtypeStruct((size,), jnp.result_type(float))
-        return Layout(1, 1 if numbers_an_operation(target, flat) > _LARGE else self.batch)
+        return dataclasses.replace(
+            self, by_work=False, batch=1 if numbers_an_operation(target, flat) > _LARGE else self.batch
+        )
 
 
 def over_chains(layout: Layout, run: Callable[..., Any], *trees: PyTree) -> Any:
@@ -106,6 +113,21 @@ def each_chain(one: Callable[..., Any], *trees: PyTree) -> Any:
     if jax.tree.leaves(trees)[0].shape[0] > 1:
         return jax.vmap(one)(*trees)
     return jax.tree.map(lambda x: jnp.asarray(x)[None], one(*jax.tree.map(lambda x: x[0], trees)))
+
+
+def side_by_side(one: Callable[..., Any], *lists: Sequence[Any]) -> list[Any]:
+    """`one(*arguments)` of each group, each in a thread of its own.
+
+    Those of JAX run where other threads' may run, too: two groups of chains take little more than half the time on two
+    cores. An interrupt is heard here while they run.
+    """
+    if len(lists[0]) == 1:
+        return [one(*(each[0] for each in lists))]
+    pool = concurrent.futures.ThreadPoolExecutor(len(lists[0]))
+    try:
+        return list(pool.map(one, *lists))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def put(
@@ -138,6 +160,11 @@ def check_batch_size(batch_size: int | None) -> None:
     """**Raises:** `ValueError` for what is no number of chains or particles."""
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(f"batch_size: a whole number from 1 up is wanted, got {batch_size!r}")
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _divisor(num: int, most: int) -> int:

@@ -1,102 +1,38 @@
 """The loop of all Markov chain samplers: warm up, then advance in pieces from the host.
 
-Between two pieces the progress bar moves, an interrupt is heard, and a state can be saved. One compiled program makes
-any number of draws, up to the length of its arrays, so that a piece takes about a second and a short run is one call.
-The key of step t is `fold_in(key, t)`: neither pieces nor a resumed run change a draw. Both programs are compiled once
-for each (model, shapes, method, number of chains), side by side, and kept.
+Between two pieces the progress bar moves, and a state can be saved. One compiled program makes any number of draws, up
+to the length of its arrays, so that a piece takes about a second and a short run is one call. The key of step t is
+`fold_in(key, t)`: neither pieces nor a resumed run change a draw. On a CPU chains go in groups, each on a processor of
+its own. Both programs are compiled once for each (model, shapes, method, number of chains), side by side, and kept.
 """
 
 import concurrent.futures
 import dataclasses
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, PyTree, Shaped
 
-from ppl.inference.batching import Layout, over_chains
+from ppl.inference.batching import Layout, over_chains, side_by_side
 from ppl.inference.checkpoint import Checkpoint, storable
-from ppl.inference.compiling import InOrder, shapes_of
-from ppl.inference.densities import LogDensity, apart_from_data, guarded, with_small_products_summed
+from ppl.inference.compiling import Ahead, InOrder
+from ppl.inference.densities import apart_from_data, guarded, with_small_products_summed
 from ppl.inference.posterior import Posterior, posterior_of
 from ppl.inference.program import Program
 from ppl.inference.progress import progress
+from ppl.inference.sampler import Pacing, Sampler, Target
 from ppl.inference.starts import given_starts, starting_points, usable_points
-
-# What a sampler is given to sample from: the log density, or what its own `target(program)` makes of the program.
-Target = Any
 
 # Seconds that a piece is to take.
 _PIECE = 1.0
 # Numbers up to which a run's draws have an array in every piece; beyond it a tenth of them do.
 _SMALL = 2**20
-
-
-@runtime_checkable
-class Warming(Protocol):
-    """What samplers have in common: frozen settings, and functions of all chains at once.
-
-    A sampler that moves by something else than the log density has a method `target(program)` too, and is given what
-    that returns in place of `log_density`. One that draws minibatches of the data says so by `minibatches = True`; one
-    whose chains learn from each other by `ensemble = True`; of all others, a chain depends on its own keys alone. One
-    whose chains do unequal work in a step, such as trees, says so by `uneven = True`.
-    """
-
-    @property
-    def warmup(self) -> int:
-        """Steps of warm-up, whose draws are not kept."""
-        ...
-
-    def warm(
-        self, keys: Key[Array, " chains"], log_density: LogDensity, positions: Float[Array, "chains d"]
-    ) -> tuple[PyTree, PyTree]:
-        """Adapt. **Returns:** the state of the chains, and the parameters found.
-
-        Every leaf is `[chains, ...]`, but for parameters that an ensemble shares.
-        """
-        ...
-
-
-@runtime_checkable
-class Stepping(Warming, Protocol):
-    """A sampler whose chains make their steps together."""
-
-    def step(
-        self, keys: Key[Array, " chains"], log_density: LogDensity, states: PyTree, parameters: PyTree
-    ) -> tuple[PyTree, Float[Array, "chains d"], dict[str, Shaped[Array, " chains"]]]:
-        """One step of all chains. **Returns:** states, positions, and statistics by ArviZ's names."""
-        ...
-
-
-@runtime_checkable
-class Pacing(Warming, Protocol):
-    """A sampler whose chains each go at their own pace, so that none waits in a step for one that has more to do."""
-
-    def advance(
-        self,
-        keys: Key[Array, " chains"],
-        log_density: LogDensity,
-        states: PyTree,
-        parameters: PyTree,
-        start: Int[Array, ""],
-        count: Int[Array, ""],
-        length: int,
-        thin: int,
-    ) -> tuple[PyTree, Float[Array, "chains length d"], dict[str, Shaped[Array, "chains length"]]]:
-        """`count` draws of every chain, of which it makes `thin` for one, the first being draw `start` of its key.
-
-        **Returns:** states, positions, and statistics by ArviZ's names, of `length` draws, of which `count` count.
-        """
-        ...
-
-
-# A Markov chain Monte Carlo method.
-Sampler = Stepping | Pacing
 
 
 def run_chains(
@@ -119,48 +55,34 @@ def run_chains(
     layout = Layout.of(chains, chain_method, batch_size, **together, label=name)
     begun = time.perf_counter()
     key_start, key_warm, key_run = jax.random.split(key, 3)
-    tenth = max(1, -(-draws // 10))
-    length = draws if chains * draws * program.structure.size <= _SMALL else tenth
-    sizes = {"chains": chains, "draws": draws, "thin": thin, **dataclasses.asdict(layout)}
     given = None
     if starts is not None:
         values = starts.sample(chains, key_start) if isinstance(starts, Posterior) else starts
         given = given_starts(program, values, chains)
-    store = Checkpoint.of(checkpoint, program, method, key, sizes, given)
-    kept: dict[str, Any] = {}
+    sizes = {"chains": chains, "draws": draws, "thin": thin, **dataclasses.asdict(layout)}
+    # What goes by the number of cores stays as it was begun, perhaps on another machine.
+    free = ("batch", "groups") if chain_method == "auto" and batch_size is None else ()
+    store = Checkpoint.of(checkpoint, program, method, key, sizes, given, free)
+    if store is not None:
+        layout = dataclasses.replace(layout, **{name: store.identity[name] for name in free})
+    tenth = max(1, -(-draws // 10))
+    run = _Run((key_warm, key_run), program, method, layout, chains, draws, thin)
     with progress(name, method.warmup + draws * thin, enabled=show_progress) as tick:
-        at = jax.ShapeDtypeStruct((chains, program.structure.size), jnp.result_type(float))
-        warming = (key_warm, program, method, layout, at)
-        resumed = None if store is None else store.restore(_warm.trace(*warming).out_info)
+        resumed = None if store is None else store.restore(run.carry_shapes())
         if resumed is None:
-            leaves, treedef = jax.tree.flatten(shapes_of(warming))
-            compiled = _compiled(treedef, tuple(leaves), length, thin)
-            begin = starting_points(key_start, program, chains) if given is None else given
-            concurrent.futures.wait(compiled)
-            since = time.perf_counter()
-            carry, done = jax.block_until_ready(_warm(key_warm, program, method, layout, begin)), 0
-            pace = method.warmup / thin / (time.perf_counter() - since)
+            run.warm_up(lambda: starting_points(key_start, program, chains) if given is None else given)
             if store is not None and store.due:
-                store.save(done, carry)
+                store.save(0, run.carry())
         else:
-            done, carry, stored = resumed
-            kept = _into(kept, stored, 0, draws)
-            pace = 0.0
-        tick(advance=method.warmup + done * thin)
-        while done < draws:
-            room = min(length, draws - done) if store is None else min(length, draws - done, tenth - done % tenth)
-            count = min(max(1, round(pace * _PIECE)), room)
-            since = time.perf_counter()
-            start = jnp.asarray(done * thin)
-            carry, made = _advance(key_run, program, method, layout, carry, start, jnp.asarray(count), length, thin)
-            made = _first(count, jax.device_get(made))
-            pace = count / (time.perf_counter() - since)
-            kept = _into(kept, made, done, draws)
-            done += count
-            if store is not None and (store.due or done % tenth == 0 or done == draws):
-                store.save(done, carry, **_first(done, kept))
-            tick(advance=count * thin)
-    kept = jax.tree.map(lambda rows: rows.swapaxes(0, 1), kept)
+            run.resume(*resumed)
+        tick(advance=method.warmup + run.done * thin)
+        while run.done < draws:
+            before = run.done
+            run.advance(draws if store is None else tenth - before % tenth)
+            if store is not None and (store.due or run.done % tenth == 0 or run.done == draws):
+                store.save(run.done, run.carry(), **run.kept())
+            tick(advance=(run.done - before) * thin)
+    kept = run.kept()
     attrs = {"seconds": time.perf_counter() - begun, "warmup": method.warmup, "thin": thin}
     return posterior_of(program, jnp.asarray(kept["positions"]), method=name, stats=kept["stats"], attrs=attrs)
 
@@ -171,67 +93,126 @@ def traced_chains(
     """The unconstrained draws of a whole run inside `jit` or `vmap`, and whether all chains found a start."""
     key_start, key_warm, key_run = jax.random.split(key, 3)
     starts, good = usable_points(key_start, program, chains)
-    layout = Layout(1, chains)
-    carry = _warm(key_warm, program, method, layout, starts)
-    start, count = jnp.asarray(0), jnp.asarray(draws)
-    _, made = _advance(key_run, program, method, layout, carry, start, count, draws, thin)
-    return made["positions"].swapaxes(0, 1), jnp.all(good)
+    of_all, which = (program, method, Layout(1, chains), chains), jnp.arange(chains)
+    carry = _warm(key_warm, *of_all, which, starts)
+    _, made = _advance(key_run, *of_all, which, carry, jnp.asarray(0), jnp.asarray(draws), draws, thin)
+    return made["positions"], jnp.all(good)
 
 
-def _first(num: int, rows: PyTree) -> Any:
-    return jax.tree.map(lambda leaf: leaf[:num], rows)
+class _Run:
+    """The chains of a run, in groups that go on side by side, and on the host their draws so far."""
+
+    def __init__(
+        self,
+        keys: tuple[Key[Array, ""], Key[Array, ""]],
+        program: Program,
+        method: Sampler,
+        layout: Layout,
+        chains: int,
+        draws: int,
+        thin: int,
+    ):
+        self.keys, self.of_all = keys, (program, method, layout, chains)
+        self.groups = np.split(np.arange(chains, dtype=np.int32), layout.groups)
+        at = jax.ShapeDtypeStruct((len(self.groups[0]), program.structure.size), jnp.result_type(float))
+        self.warming = (keys[0], *self.of_all, self.groups[0], at)  # arguments of `_warm`
+        self.devices, self.warmup, self.draws, self.thin, self.done = layout.devices, method.warmup, draws, thin, 0
+        self.length = draws if chains * draws * program.structure.size <= _SMALL else -(-draws // 10)
+        self.pace = 0.0  # draws a second, as far as is known
+        self.carries: list[PyTree] = []
+        self.rows: dict[str, Any] = {}
+
+    def carry_shapes(self) -> PyTree:
+        """Those of one group."""
+        return _warm.trace(*self.warming).out_info
+
+    def warm_up(self, starts: Callable[[], Float[Array, "chains d"]]) -> None:
+        """Warm all chains up, and compile what advances them, too."""
+        programs = warm, _ = self._ahead(_warm, self.warming), self._move
+        positions = np.asarray(starts())
+        concurrent.futures.wait([program.program for program in programs if isinstance(program, Ahead)])
+
+        def warmed(which: Int[np.ndarray, " group"]) -> PyTree:
+            return jax.block_until_ready(warm(self.keys[0], *self.of_all, which, positions[which]))
+
+        since = time.perf_counter()
+        self.carries = side_by_side(warmed, self.groups)
+        self.pace = self.warmup / self.thin / (time.perf_counter() - since)
+
+    def resume(self, done: int, carry: PyTree, kept: Mapping[str, Any]) -> None:
+        """Go on from what `carry()` and `kept()` were."""
+        self.carries = [carry]
+        if len(self.groups) > 1:
+            self.carries = [_taken(carry, which) for which in self.groups]
+        self._keep(slice(None), kept)
+        self.done = done
+
+    def advance(self, most: int) -> None:
+        """As many draws as take about a second, or `most`, if that is less."""
+        count = min(max(1, round(self.pace * _PIECE)), most, self.length, self.draws - self.done)
+        start, number = np.int32(self.done * self.thin), np.int32(count)
+
+        def moved(which: Int[np.ndarray, " group"], carry: PyTree) -> tuple[PyTree, Any]:
+            made = self._move(self.keys[1], *self.of_all, which, carry, start, number, self.length, self.thin)
+            return made[0], jax.device_get(made[1])
+
+        since = time.perf_counter()
+        results = side_by_side(moved, self.groups, self.carries)
+        self.pace = count / (time.perf_counter() - since)
+        self.carries = [carry for carry, _ in results]
+        for which, (_, made) in zip(self.groups, results, strict=True):
+            self._keep(which, jax.tree.map(lambda rows: rows[:, :count], made))
+        self.done += count
+
+    def carry(self) -> PyTree:
+        """That of all chains."""
+        if len(self.carries) == 1:
+            return self.carries[0]
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *self.carries)
+
+    def kept(self) -> dict[str, Any]:
+        """Positions and statistics, `[chains, done, ...]`."""
+        return jax.tree.map(lambda rows: rows[:, : self.done], self.rows)
+
+    def _keep(self, which: Any, made: Mapping[str, Any]) -> None:
+        """Rows of some chains, made after those that are done."""
+        if not self.rows:
+            chains = self.of_all[-1]
+            self.rows = jax.tree.map(lambda x: np.empty((chains, self.draws, *x.shape[2:]), x.dtype), dict(made))
+        for whole, part in zip(jax.tree.leaves(self.rows), jax.tree.leaves(made), strict=True):
+            whole[which, self.done : self.done + part.shape[1]] = part
+
+    @functools.cached_property
+    def _move(self) -> Callable[..., Any]:
+        """`_advance`, as `_ahead` has it."""
+        which, carry, none = self.groups[0], self.carry_shapes(), np.int32(0)
+        return self._ahead(_advance, (self.keys[1], *self.of_all, which, carry, none, none, self.length, self.thin))
+
+    def _ahead(self, function: InOrder, arguments: tuple[Any, ...]) -> Callable[..., Any]:
+        """The function, being compiled; where results are spread over devices, as JAX compiles it for those."""
+        return function if self.devices > 1 else function.ahead(*arguments)
 
 
-def _into(kept: dict[str, Any], made: dict[str, Any], done: int, draws: int) -> dict[str, Any]:
-    """What is kept, on the host, of a run of `draws` draws, with those made after `done` of them."""
-    if not kept:
-        kept = jax.tree.map(lambda rows: np.empty((draws, *rows.shape[1:]), rows.dtype), made)
-
-    def put(all_rows: np.ndarray, rows: np.ndarray) -> None:
-        all_rows[done : done + rows.shape[0]] = rows
-
-    jax.tree.map(put, kept, made)
-    return kept
-
-
-@functools.lru_cache(maxsize=256)
-def _compiled(
-    treedef: Any, leaves: tuple[Any, ...], length: int, thin: int
-) -> tuple[concurrent.futures.Future[None], ...]:
-    """`_warm` and `_advance`, compiled side by side: most of what a first run takes. Calls find them in JAX's cache.
-
-    They are traced one after the other, because NumPyro's handlers are one stack for all threads.
-
-    **Arguments:** `treedef`, `leaves`: arguments of `_warm`, of arrays the shapes.
-    """
-    key, program, method, layout, positions = jax.tree.unflatten(treedef, leaves)
-    pool = concurrent.futures.ThreadPoolExecutor(max_workers=2)
-
-    def compiled(traced: jax.stages.Traced) -> concurrent.futures.Future[None]:
-        def compile_only(lowered: jax.stages.Lowered) -> None:
-            lowered.compile()
-
-        return pool.submit(compile_only, traced.lower())
-
-    warming = _warm.trace(key, program, method, layout, positions)
-    first = compiled(warming)
-    carry = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), warming.out_info)
-    number = shapes_of(jnp.asarray(0))
-    second = compiled(_advance.trace(key, program, method, layout, carry, number, number, length, thin))
-    pool.shutdown(wait=False)
-    return first, second
+def _taken(carry: PyTree, which: Int[np.ndarray, " group"]) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf[which], carry)
 
 
 @InOrder
 def _warm(
-    key: Key[Array, ""], program: Program, method: Sampler, layout: Layout, positions: Float[Array, "chains d"]
+    key: Key[Array, ""],
+    program: Program,
+    method: Sampler,
+    layout: Layout,
+    chains: int,
+    which: Int[Array, " group"],
+    positions: Float[Array, "group d"],
 ) -> tuple[PyTree, PyTree]:
     target, layout = _settled(method, program, layout)
 
     def run(keys: Key[Array, " chains"], positions: Float[Array, "chains d"]) -> tuple[PyTree, PyTree]:
         return method.warm(keys, target, positions)
 
-    carry = over_chains(layout, run, jax.random.split(key, positions.shape[0]), positions)
+    carry = over_chains(layout, run, jax.random.split(key, chains)[which], positions)
     return storable(carry)
 
 
@@ -241,15 +222,16 @@ def _advance(
     program: Program,
     method: Sampler,
     layout: Layout,
+    chains: int,
+    which: Int[Array, " group"],
     carry: tuple[PyTree, PyTree],
     start: Int[Array, ""],
     count: Int[Array, ""],
     length: int,
     thin: int,
 ) -> tuple[tuple[PyTree, PyTree], dict[str, Any]]:
-    """States after `count` draws, and their `positions` and `stats`: leaves `[length, chains, ...]`."""
+    """States after `count` draws of chains `which`; `positions` and `stats` of the draws, `[group, length, ...]`."""
     states, parameters = carry
-    chains = jax.tree.leaves(states)[0].shape[0]
     target, layout = _settled(method, program, layout)
 
     def run(which: Int[Array, " chains"], states: PyTree, parameters: PyTree) -> tuple[PyTree, PyTree]:
@@ -281,8 +263,7 @@ def _advance(
         states, made = jax.lax.fori_loop(0, count, another, (states, rows))
         return states, jax.tree.map(lambda x: x.swapaxes(0, 1), made)  # chains first
 
-    states, made = over_chains(layout, run, jnp.arange(chains), states, parameters)
-    positions, stats = jax.tree.map(lambda x: x.swapaxes(0, 1), made)
+    states, (positions, stats) = over_chains(layout, run, which, states, parameters)
     return (states, parameters), {"positions": positions, "stats": stats}
 
 

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ppl.inference.program import Program
 from ppl.keys import like_leaf, raw_array
 
 _MANIFEST = "run.json"
-_FORMAT = "ppl-chains-1"
+_FORMAT = "ppl-chains-2"
 # Seconds between two states of a particle method on disk; what a kill loses.
 _EVERY = 10.0
 
@@ -31,7 +31,7 @@ _EVERY = 10.0
 class Checkpoint:
     """A folder of one run's checkpoints."""
 
-    def __init__(self, folder: str | PathLike[str], identity: Mapping[str, Any]):
+    def __init__(self, folder: str | PathLike[str], identity: Mapping[str, Any], free: Collection[str] = ()):
         import orbax.checkpoint as orbax  # takes a second to import, which only this route should pay
 
         self.folder = Path(folder).resolve()
@@ -44,6 +44,7 @@ class Checkpoint:
         manifest = self.folder / _MANIFEST
         if manifest.exists():
             stored = json.loads(manifest.read_text())
+            identity = {**identity, **{name: stored[name] for name in free if name in stored}}
             differing = [name for name in {**identity, **stored} if stored.get(name) != identity.get(name)]
             if differing:
                 name = sorted(differing)[0]
@@ -54,6 +55,7 @@ class Checkpoint:
         else:
             with replacing(manifest) as partial:
                 partial.write_text(json.dumps(dict(identity), indent=1))
+        self.identity = dict(identity)
 
     @staticmethod
     def of(
@@ -63,12 +65,17 @@ class Checkpoint:
         key: Key[Array, ""],
         sizes: Mapping[str, int],
         starts: Float[Array, "chains d"] | None = None,
+        free: Collection[str] = (),
     ) -> "Checkpoint | None":
-        """The checkpoint of this run in `folder`, or `None` without one; `starts` are those that the user gave."""
+        """The checkpoint of this run in `folder`, or `None` without one.
+
+        **Arguments:** `starts`: those that the user gave. `free`: sizes that may be others than those of this call; the
+        run keeps to the ones in `identity`.
+        """
         if folder is None:
             return None
         given = {} if starts is None else {"starts": _digest(starts)}
-        return Checkpoint(folder, {**_identity(program, method, key, sizes), **given})
+        return Checkpoint(folder, {**_identity(program, method, key, sizes), **given}, free)
 
     @property
     def due(self) -> bool:

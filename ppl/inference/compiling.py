@@ -1,8 +1,9 @@
 """How samplers' programs are compiled."""
 
+import concurrent.futures
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -17,6 +18,16 @@ from jaxtyping import Array, Float, PyTree
 _IN_ORDER = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 _ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
+
+
+class Ahead(NamedTuple):
+    """A function of arrays of certain shapes, compiled or about to be; it may be called in any thread."""
+
+    results: PyTree  # their shapes
+    program: concurrent.futures.Future[jax.stages.Compiled]
+
+    def __call__(self, *args: Any) -> Any:
+        return self.program.result()(_split((args, {}))[0])
 
 
 class InOrder:
@@ -43,6 +54,16 @@ class InOrder:
         """As of `jax.jit`: of arrays or of their shapes."""
         return self._compiled.trace(*_split((args, kwargs)))
 
+    def ahead(self, *args: Any) -> "Ahead":
+        """The function for such arguments, being compiled in a thread of its own. It is kept, and given again.
+
+        It is traced in this thread, because NumPyro's handlers are one stack for all threads.
+
+        **Arguments:** `args`: as of a call, arrays or their shapes.
+        """
+        leaves, treedef = jax.tree.flatten(_shapes_of(args))
+        return compiled_ahead(self, treedef, tuple(leaves), _settings())
+
     @functools.cached_property
     def _compiled(self) -> Any:
         def run(arrays: PyTree, static: tuple[Any, ...]) -> PyTree:
@@ -54,13 +75,28 @@ class InOrder:
         return jax.jit(run, static_argnums=1, compiler_options=_known_options())
 
 
-def shapes_of(tree: PyTree) -> PyTree:
+@functools.lru_cache(maxsize=256)
+def compiled_ahead(function: InOrder, treedef: Any, leaves: tuple[Any, ...], settings: tuple[Any, ...]) -> Ahead:
+    """What `InOrder.ahead` gives, by what it depends on."""
+    traced = function.trace(*jax.tree.unflatten(treedef, leaves))
+    pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+    program = pool.submit(traced.lower().compile)
+    pool.shutdown(wait=False)
+    return Ahead(_shapes_of(traced.out_info), program)
+
+
+def _settings() -> tuple[Any, ...]:
+    """JAX's settings in this thread. What was compiled under others is another program."""
+    return tuple(getattr(jax.config, name, None) for name in jax.config.values)
+
+
+def _shapes_of(tree: PyTree) -> PyTree:
     """The tree with shapes and dtypes in place of arrays, as the compiler tells them apart."""
 
     def shape(leaf: Any) -> Any:
         if not isinstance(leaf, _ARRAYS):
             return leaf
-        kind: Any = jax.typeof(leaf)
+        kind: Any = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
         return jax.ShapeDtypeStruct(kind.shape, kind.dtype, weak_type=kind.weak_type)
 
     return jax.tree.map(shape, tree)

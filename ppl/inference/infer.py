@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Key, Shaped
 
 from ppl.inference.batching import check_batch_size
-from ppl.inference.chains import Sampler, run_chains
+from ppl.inference.chains import run_chains
 from ppl.inference.posterior import Posterior
 from ppl.inference.program import Program, check_continuous
+from ppl.inference.sampler import Sampler
 from ppl.keys import as_key
 
 
@@ -47,13 +48,14 @@ def infer(
     - `model`: an unchanged NumPyro model function; `args` and `data` are its arguments. Arrays among them are traced:
       new data of the same shapes reuse what was compiled. Discrete latent sites are summed out by enumeration.
     - `method`: an object such as `ppl.inference.NUTS(target_accept=0.95)`, or its name, such as `"nuts"`.
-    - `key`: a typed key or an int; the same key gives the same draws on the same platform.
+    - `key`: a typed key or an int; the same key gives the same draws on the same platform, cores included.
     - `chains`: independent chains, or runs of a particle method. `draws`: draws a chain, or particles a run.
     - `thin`: keep each `thin`-th step of a Markov chain.
     - `chain_method`: how Markov chains run: `"vectorized"`, in one program; `"sequential"`, one after another, in the
       memory of one; `"parallel"`, spread over the devices that jax sees. The draws are those of the same chains.
-      `"auto"` is `"vectorized"`, but on a CPU `"sequential"` for NUTS and slice sampling of models that handle large
-      arrays, which one chain keeps nearer to the processor than several.
+      `"auto"`, on a CPU: in as many groups as there are cores (and chains allow groups of one size), each a program by
+      itself; within it chains of NUTS and slice sampling run one after another if the model handles large arrays, which
+      one chain keeps nearer to the processor than several. Elsewhere it is `"vectorized"`.
     - `batch_size`: memory: how many chains of a device, or particles of a particle method, are evaluated at a time.
     - `show_progress`: a bar on standard error.
     - `checkpoint`: a folder. The state is saved there every ten seconds (of Markov chains from the end of warm-up on,

@@ -16,13 +16,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, Key, Shaped
 from numpyro import handlers
 
-from ppl.inference.chains import Sampler, traced_chains
+from ppl.inference.chains import traced_chains
 from ppl.inference.compiling import InOrder
 from ppl.inference.infer import Method, as_method
 from ppl.inference.posterior import Posterior
 from ppl.inference.program import Program, check_continuous
 from ppl.inference.progress import progress
 from ppl.inference.ranks import LOG_LIKELIHOOD, SBC, Values, mean_share, ranked, with_data
+from ppl.inference.sampler import Sampler
 from ppl.keys import as_key
 
 _FEWEST_SIMULATIONS, _FEWEST_DRAWS = 20, 10

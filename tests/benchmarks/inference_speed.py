@@ -4,8 +4,9 @@
 
 What counts are ratios, each the median over rounds of a peer's figure over ours in the same round. All in float32,
 4 chains of 1000 + 1000 steps. Peers have a process of their own, where XLA is as it comes: what `import ppl` sets
-(small loops are made one function) is not theirs. `--set-peers` adds peers in a process that has it, which is what a
-user of NumPyro may do who knows of it. Prints JSON.
+(small loops are made one function) is not theirs. In another one the host has a device for each chain, which NumPyro
+wants for chains that run in parallel. `--set-peers` adds peers in a process that has our setting, as a user of NumPyro
+may have who knows of it. Prints JSON.
 
 - `schools`: eight schools, warm, with a new key each time. NumPyro as users run it: an `MCMC` made anew for each run,
   and `run` again on one that has run; chains vectorised and one after another. `jitted` is what its users can do by
@@ -38,13 +39,16 @@ from workers import ROOT, Worker, answer, ratio
 CHAINS, STEPS, PARTICLES = 4, 1000, 1000
 METHODS = ("vectorized", "sequential")
 GOALS = {"schools": 10, "cold": 1, "posteriors": 1, "sonar": 1.5}
-PROCESSES = ("ppl", "peers", "set peers")
+# Of peers, with the ways in which they run chains there.
+PROCESSES = {"ppl": (), "peers": METHODS, "peers on devices": ("parallel",), "set peers": METHODS}
 
 
 def work(name):
     """A worker: answers with the seconds of a run and what is told of its value; asked nothing, with its flags."""
     if name in ("ppl", "set peers"):
         import ppl  # noqa: F401  before JAX runs anything, as XLA is set by it
+    if name == "peers on devices":
+        os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={CHAINS}"
     kept = {}
 
     def run(contender=None, arguments=None, seed=None):
@@ -99,8 +103,7 @@ def numpyros(processes, model, hows):
             {"model": model, "chain_method": method, "how": how},
         )
         for process in processes
-        if process != "ppl"
-        for method in METHODS
+        for method in PROCESSES[process]
         for how in hows
     }
 
@@ -342,7 +345,9 @@ def sonar(processes, options):
         "ppl tuned": ("ppl", "ppl smc", {"path": path, "tuned": True}),
     }
     contenders |= {
-        f"{process}: blackjax": (process, "blackjax smc", {"path": path}) for process in processes if process != "ppl"
+        f"{process}: blackjax": (process, "blackjax smc", {"path": path})
+        for process in processes
+        if PROCESSES[process] == METHODS
     }
     results = rounds(processes, contenders, options.sonar_rounds)
     seconds = seconds_of(results)
@@ -379,7 +384,7 @@ def main():
     parser.add_argument("--out", type=Path, help="also write the JSON here")
     parser.add_argument("--set-peers", action="store_true", help="peers with what `import ppl` sets, too")
     parser.add_argument("--cold-run", help=argparse.SUPPRESS)
-    parser.add_argument("--worker", choices=PROCESSES, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=list(PROCESSES), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         return work(options.worker)

@@ -9,8 +9,11 @@ from ppl.inference import infer
 from ppl.inference.checkpoint import Checkpoint
 
 
-def goes_on_alike(model, *args, checkpoint, saves=3, **options):
-    """The posterior of a run stopped after some saves and called again; asserted to be that of one never stopped."""
+def goes_on_alike(model, *args, checkpoint, saves=3, between=lambda: None, **options):
+    """The posterior of a run stopped after some saves and called again; asserted to be that of one never stopped.
+
+    `between` is called between the stop and the second call.
+    """
     whole = infer(model, *args, **options)
     save, calls = Checkpoint.save, []
 
@@ -23,6 +26,7 @@ def goes_on_alike(model, *args, checkpoint, saves=3, **options):
     at_all_times = patch("ppl.inference.checkpoint._EVERY", 0)
     with at_all_times, patch.object(Checkpoint, "save", stops), pytest.raises(KeyboardInterrupt):
         infer(model, *args, checkpoint=checkpoint, **options)
+    between()
     resumed = infer(model, *args, checkpoint=checkpoint, **options)
     assert np.array_equal(whole.unconstrained, resumed.unconstrained)
     assert whole.log_evidence == resumed.log_evidence

@@ -1,5 +1,8 @@
 """Chains and particles a few at a time, or over devices: the same draws in less memory."""
 
+import signal
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +11,7 @@ import numpyro.distributions as dist
 import pytest
 
 from ppl.inference import HMC, IBIS, MEADS, NUTS, SMC2, Importance, PersistentSMC, RandomWalk, TemperedSMC, infer
-from ppl.inference.batching import Layout
+from ppl.inference.batching import Layout, side_by_side
 from ppl.inference.chains import _advance, _warm
 from ppl.inference.program import Program
 from ppl.inference.work import numbers_an_operation
@@ -25,10 +28,17 @@ def normal(y):
 
 @pytest.mark.parametrize(
     "options",
-    [{"batch_size": 2}, {"chain_method": "sequential"}, {"chain_method": "parallel"}, {"batch_size": 3}],
+    [
+        {"chain_method": "vectorized"},
+        {"batch_size": 2},
+        {"chain_method": "sequential"},
+        {"chain_method": "parallel"},
+        {"batch_size": 3},
+    ],
     ids=str,
 )
-def test_chains_are_the_same_however_they_are_run(options):
+def test_chains_are_the_same_however_they_are_run(monkeypatch, options):
+    monkeypatch.setattr("ppl.inference.batching._cores", lambda: 2)
     method = RandomWalk(warmup=100)
     whole = infer(normal, Y, method=method, key=1, draws=50, thin=2)
     other = infer(normal, Y, method=method, key=1, draws=50, thin=2, **options)
@@ -36,7 +46,7 @@ def test_chains_are_the_same_however_they_are_run(options):
     np.testing.assert_allclose(other.stats["acceptance_rate"], whole.stats["acceptance_rate"], atol=1e-3)
 
 
-def test_groups_are_even_and_no_larger_than_asked():
+def test_groups_are_even_and_no_larger_than_asked(monkeypatch):
     def layout(chains, **options):
         given = {"chain_method": "vectorized", "batch_size": None, "ensemble": False, "uneven": True, "label": "nuts"}
         return Layout.of(chains, **{**given, **options})
@@ -48,9 +58,28 @@ def test_groups_are_even_and_no_larger_than_asked():
     assert layout(8, chain_method="parallel") == Layout(2, 4)
     assert layout(8, chain_method="parallel", batch_size=2) == Layout(2, 2)
     assert layout(8, chain_method="sequential") == Layout(1, 1)
-    assert layout(8, chain_method="auto") == Layout(1, 8, by_work=True)
+    monkeypatch.setattr("ppl.inference.batching._cores", lambda: 4)
+    assert layout(8, chain_method="auto") == Layout(1, 2, by_work=True, groups=4)
+    assert layout(6, chain_method="auto", uneven=False) == Layout(1, 2, groups=3)
+    assert layout(7, chain_method="auto", uneven=False) == Layout(1, 7)
+    assert layout(8, chain_method="auto", ensemble=True, uneven=False) == Layout(1, 8)
     assert layout(8, chain_method="auto", batch_size=4) == Layout(1, 4)
-    assert layout(8, chain_method="auto", uneven=False) == Layout(1, 8)
+
+
+def test_groups_are_told_in_order_and_an_interrupt_is_heard_while_they_run():
+    assert side_by_side(lambda a, b: a - b, [5, 7], [1, 2]) == [4, 5]
+    with pytest.raises(ZeroDivisionError):
+        side_by_side(lambda x: 1 // x, [1, 0])
+    over = threading.Event()
+
+    def runs_on(which):
+        if which == 1:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        over.wait()
+
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side(runs_on, [0, 1])
+    over.set()
 
 
 def test_chains_run_apart_where_arrays_are_large():
@@ -86,9 +115,9 @@ def test_batches_bound_the_memory_of_chains():
     program, method = Program(model, (x,), {}), HMC(warmup=1, num_steps=2)
     key, needed = jax.random.key(0), {}
     for layout in (Layout(1, 8), Layout(1, 1)):
-        carry = _warm(key, program, method, layout, jnp.zeros((8, 256)))
-        start, count = jnp.asarray(0), jnp.asarray(2)
-        traced = _advance.trace(key, program, method, layout, carry, start, count, 2, 1)
+        of_group = (program, method, layout, 8, jnp.arange(8))
+        carry = _warm(key, *of_group, jnp.zeros((8, 256)))
+        traced = _advance.trace(key, *of_group, carry, jnp.asarray(0), jnp.asarray(2), 2, 1)
         compiled = traced.lower().compile()
         needed[layout.batch] = compiled.memory_analysis().temp_size_in_bytes
     assert needed[8] > 8 * 1e6

@@ -99,6 +99,13 @@ def test_a_killed_run_goes_on_to_the_same_draws(tmp_path):
         infer(normal_gamma, Y + 1, **options)
 
 
+def test_a_killed_run_goes_on_where_there_are_fewer_cores(tmp_path, monkeypatch):
+    cores = [2]
+    monkeypatch.setattr("ppl.inference.batching._cores", lambda: cores[0])
+    options = {"method": NUTS(warmup=50), "key": 5, "chains": 2, "draws": 100, "checkpoint": tmp_path}
+    goes_on_alike(normal_gamma, Y, between=lambda: cores.__setitem__(0, 1), **options)
+
+
 @pytest.mark.parametrize("method", [NUTS(warmup=50), HMC(warmup=50)], ids=["own pace", "together"])
 def test_draws_do_not_depend_on_the_pieces(monkeypatch, method):
     options = {"method": method, "key": 7, "chains": 2, "draws": 25, "thin": 2}
@@ -111,8 +118,7 @@ def test_draws_do_not_depend_on_the_pieces(monkeypatch, method):
 
 
 def test_a_short_run_is_one_piece_and_a_bar_counts_steps(capsys):
-    infer(normal_gamma, Y, method=NUTS(warmup=50), key=7, draws=50)
-    with patch("ppl.inference.chains._advance", wraps=chains._advance) as advance:
+    with patch.object(chains._Run, "advance", autospec=True, side_effect=chains._Run.advance) as advance:
         infer(normal_gamma, Y, method=NUTS(warmup=50), key=7, draws=50, show_progress=True)
     assert advance.call_count == 1
     assert "100/100" in capsys.readouterr().err

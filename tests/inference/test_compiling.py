@@ -1,3 +1,5 @@
+import concurrent.futures
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +31,18 @@ def test_arrays_are_traced_and_all_else_is_static():
         assert scaled(x, 2, power=2)["out"].tolist() == [0, 2, 8]
     assert scaled.trace(jnp.ones(2), 3).out_info["out"].shape == (2,)
     assert scaled.trace(jnp.ones(2), 3).lower().compile().memory_analysis() is not None
+
+
+def test_what_is_compiled_ahead_is_kept_for_its_shapes_and_settings():
+    program = scaled.ahead(jax.ShapeDtypeStruct((3,), jnp.float32), 2)
+    assert program.results["out"].shape == (3,)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        assert pool.submit(program, jnp.arange(3.0), 2).result()["out"].tolist() == [0, 2, 4]
+    assert scaled.ahead(np.ones(3, np.float32), 2) is program
+    assert scaled.ahead(np.ones(4, np.float32), 2) is not program
+    assert scaled.ahead(np.ones(3, np.float32), 3) is not program
+    with jax.default_matmul_precision("float32"):
+        assert scaled.ahead(np.ones(3, np.float32), 2) is not program
 
 
 def test_methods_are_bound():
