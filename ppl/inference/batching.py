@@ -115,6 +115,12 @@ def each_chain(one: Callable[..., Any], *trees: PyTree) -> Any:
     return jax.tree.map(lambda x: jnp.asarray(x)[None], one(*jax.tree.map(lambda x: x[0], trees)))
 
 
+def where_new_arrays_are(tree: PyTree) -> bool:
+    """Whether all arrays are on the one device on which JAX makes new ones."""
+    home = jnp.empty(()).devices()
+    return all(leaf.devices() == home for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array))
+
+
 def side_by_side(one: Callable[..., Any], *lists: Sequence[Any]) -> list[Any]:
     """`one(*arguments)` of each group, each in a thread of its own.
 
@@ -143,10 +149,12 @@ def put(
         return rows.at[jnp.arange(chains), places].set(new)
 
     def one(chain: Int[Array, ""], rows: Shaped[Array, "chains length d"]) -> Shaped[Array, "chains length d"]:
-        row = jax.lax.dynamic_slice(new, (chain, 0), (1, d))
-        return jax.lax.dynamic_update_slice(rows, row[:, None], (chain, places[chain], 0))
+        row = jax.lax.dynamic_slice(new, (chain, first), (1, d))
+        return jax.lax.dynamic_update_slice(rows, row[:, None], (chain, places[chain], first))
 
-    return jax.lax.fori_loop(0, chains, one, rows)
+    # Of one dtype, under x64, too, where Python's numbers are of 64 bits.
+    first, last = jnp.zeros((), places.dtype), jnp.full((), chains, places.dtype)
+    return jax.lax.fori_loop(first, last, one, rows)
 
 
 def mapped(one: Callable[..., Any], batch_size: int | None, *arguments: PyTree) -> Any:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, PyTree, Shaped
 
-from ppl.inference.batching import Layout, over_chains, side_by_side
+from ppl.inference.batching import Layout, over_chains, side_by_side, where_new_arrays_are
 from ppl.inference.checkpoint import Checkpoint, storable
 from ppl.inference.compiling import Ahead, InOrder
 from ppl.inference.densities import apart_from_data, guarded, with_small_products_summed
@@ -53,6 +53,9 @@ def run_chains(
     """Draws of all chains by a sampler; see `ppl.infer` for the arguments."""
     together = {attribute: getattr(method, attribute, False) for attribute in ("ensemble", "uneven")}
     layout = Layout.of(chains, chain_method, batch_size, **together, label=name)
+    at_home = layout.devices == 1 and where_new_arrays_are((key, program))
+    if not at_home:
+        layout = dataclasses.replace(layout, batch=layout.batch * layout.groups, groups=1)
     begun = time.perf_counter()
     key_start, key_warm, key_run = jax.random.split(key, 3)
     given = None
@@ -66,7 +69,7 @@ def run_chains(
     if store is not None:
         layout = dataclasses.replace(layout, **{name: store.identity[name] for name in free})
     tenth = max(1, -(-draws // 10))
-    run = _Run((key_warm, key_run), program, method, layout, chains, draws, thin)
+    run = _Run((key_warm, key_run), program, method, layout, chains, draws, thin, at_home)
     with progress(name, method.warmup + draws * thin, enabled=show_progress) as tick:
         resumed = None if store is None else store.restore(run.carry_shapes())
         if resumed is None:
@@ -111,12 +114,13 @@ class _Run:
         chains: int,
         draws: int,
         thin: int,
+        at_home: bool,
     ):
         self.keys, self.of_all = keys, (program, method, layout, chains)
         self.groups = np.split(np.arange(chains, dtype=np.int32), layout.groups)
         at = jax.ShapeDtypeStruct((len(self.groups[0]), program.structure.size), jnp.result_type(float))
         self.warming = (keys[0], *self.of_all, self.groups[0], at)  # arguments of `_warm`
-        self.devices, self.warmup, self.draws, self.thin, self.done = layout.devices, method.warmup, draws, thin, 0
+        self.at_home, self.warmup, self.draws, self.thin, self.done = at_home, method.warmup, draws, thin, 0
         self.length = draws if chains * draws * program.structure.size <= _SMALL else -(-draws // 10)
         self.pace = 0.0  # draws a second, as far as is known
         self.carries: list[PyTree] = []
@@ -129,14 +133,14 @@ class _Run:
     def warm_up(self, starts: Callable[[], Float[Array, "chains d"]]) -> None:
         """Warm all chains up, and compile what advances them, too."""
         programs = warm, _ = self._ahead(_warm, self.warming), self._move
-        positions = np.asarray(starts())
+        positions = jnp.split(starts(), len(self.groups))
         concurrent.futures.wait([program.program for program in programs if isinstance(program, Ahead)])
 
-        def warmed(which: Int[np.ndarray, " group"]) -> PyTree:
-            return jax.block_until_ready(warm(self.keys[0], *self.of_all, which, positions[which]))
+        def warmed(which: Int[np.ndarray, " group"], positions: Float[Array, "group d"]) -> PyTree:
+            return jax.block_until_ready(warm(self.keys[0], *self.of_all, which, positions))
 
         since = time.perf_counter()
-        self.carries = side_by_side(warmed, self.groups)
+        self.carries = side_by_side(warmed, self.groups, positions)
         self.pace = self.warmup / self.thin / (time.perf_counter() - since)
 
     def resume(self, done: int, carry: PyTree, kept: Mapping[str, Any]) -> None:
@@ -189,8 +193,8 @@ class _Run:
         return self._ahead(_advance, (self.keys[1], *self.of_all, which, carry, none, none, self.length, self.thin))
 
     def _ahead(self, function: InOrder, arguments: tuple[Any, ...]) -> Callable[..., Any]:
-        """The function, being compiled; where results are spread over devices, as JAX compiles it for those."""
-        return function if self.devices > 1 else function.ahead(*arguments)
+        """The function, being compiled; where arrays are on other devices, as JAX compiles it once it has them."""
+        return function.ahead(*arguments) if self.at_home else function
 
 
 def _taken(carry: PyTree, which: Int[np.ndarray, " group"]) -> PyTree:

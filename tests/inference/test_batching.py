@@ -46,6 +46,15 @@ def test_chains_are_the_same_however_they_are_run(monkeypatch, options):
     np.testing.assert_allclose(other.stats["acceptance_rate"], whole.stats["acceptance_rate"], atol=1e-3)
 
 
+def test_data_may_be_on_another_device_or_on_several():
+    method = RandomWalk(warmup=20)
+    here = infer(normal, Y, method=method, key=1, draws=20)
+    there, both = jax.devices()[1], jax.make_mesh((2,), ("n",), (jax.sharding.AxisType.Auto,))
+    for placed in (there, jax.NamedSharding(both, jax.P("n"))):
+        other = infer(normal, jax.device_put(Y, placed), method=method, key=1, draws=20)
+        np.testing.assert_allclose(other.unconstrained, here.unconstrained, rtol=1e-4, atol=1e-5)
+
+
 def test_groups_are_even_and_no_larger_than_asked(monkeypatch):
     def layout(chains, **options):
         given = {"chain_method": "vectorized", "batch_size": None, "ensemble": False, "uneven": True, "label": "nuts"}

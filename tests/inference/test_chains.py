@@ -62,6 +62,16 @@ def test_means_and_sds_of_a_conjugate_posterior(method, chains):
     assert not any(advice.statistic == "r_hat" for advice in post.diagnose()) or chains == 16
 
 
+@pytest.mark.parametrize("method", [NUTS(), Slice()], ids=lambda method: type(method).__name__)
+def test_draws_are_of_double_precision_where_jax_is(method):
+    with jax.enable_x64(True):
+        post = infer(normal_gamma, jnp.asarray(np.asarray(Y, float)), method=method, key=1, draws=500)
+    for site, (mean, sd) in exact().items():
+        value = post.draws[site]
+        assert value.dtype == np.float64
+        assert abs(np.mean(value) - mean) < 4.5 * sd / np.sqrt(float(ess_bulk(np.asarray(value))))
+
+
 def test_the_same_key_gives_the_same_draws_and_new_data_do_not_compile():
     method = NUTS(warmup=200)
     first = infer(normal_gamma, Y, method=method, key=3, draws=100)
