@@ -1,4 +1,4 @@
-"""Bounded memory: a few chains or particles at a time, and chains spread over devices."""
+"""Bounded memory: a few chains or particles at a time, and chains spread over cores and devices."""
 
 import concurrent.futures
 import dataclasses
